@@ -1,0 +1,28 @@
+"Package metadata, all of it read from settings.ini."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+settings = ConfigParser(delimiters=["="], interpolation=None)
+settings.read("settings.ini", encoding="utf-8")
+meta = settings["DEFAULT"]
+extras = {key.removeprefix("extra_"): value.split() for key, value in meta.items() if key.startswith("extra_")}
+extras["all"] = sorted({requirement for values in extras.values() for requirement in values})
+
+setup(
+    name=meta["lib_name"],
+    version=meta["version"],
+    description=meta["description"],
+    keywords=meta["keywords"],
+    author=meta["author"],
+    license=meta["license"],
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else meta["description"],
+    long_description_content_type="text/markdown",
+    python_requires=f">={meta['min_python']},<{meta['max_python']}",
+    install_requires=meta["requirements"].split(),
+    extras_require=extras,
+    packages=find_packages(include=["llmops_nb", "llmops_nb.*"]),
+    include_package_data=True,
+    entry_points={"console_scripts": meta["console_scripts"].split()},
+)
