@@ -170,7 +170,7 @@ I (got|bought|have) a new (phone|watch|iPhone|Android phone) and (need to|want t
 """,
 }
 
-# %% ../../nbs/10_data/00_phrases.ipynb #d5cc361e
+# %% ../../nbs/10_data/00_phrases.ipynb #500a2134
 MONEY_PHRASES = {
     "exchange_rate": """
 (what is|what's|where do I find|how do you set|which is|tell me) (the|your|today's|the current) (exchange rate|rate|conversion rate|rate of exchange)( for <currency>| from <currency> to euros| you use|)
@@ -251,7 +251,7 @@ I (tried|wanted|attempted|was trying) to (send|transfer|wire|move) (money|<amoun
 I (sent|transferred) (money|<amount>|the money|a payment) to the wrong (person|account|IBAN|recipient|number)( <when>| by mistake|)(, can I get it back| and want to undo it| please stop it|)
 I (made|did|have made) a (mistake|transfer to the wrong account|typo in the account number|wrong transfer)( <when>|)(,| and) (I want to|I need to|please|can you) (cancel it|undo it|stop it|reverse it)
 I (entered|typed|put) the wrong (amount|account number|name|IBAN)( for <who>| in my transfer|) and (need|want) to (cancel|stop it|change it|undo it)
-I (changed my mind|no longer want) (about |)(the transfer|to send the money|the payment to <who>)
+I (changed my mind about|no longer want|regret) (the transfer|sending the money|the payment to <who>)
 (it's|it is) (not too late|still pending)(,|, so) can (you|I) (cancel|stop) (the|my) transfer
 (stop|cancel|undo) (my |the |this |)transfer( to <who>| of <amount>| now| please| immediately|)
 <who> (should not|must not) get (the money|my transfer|that payment)(, stop it|, cancel it|)

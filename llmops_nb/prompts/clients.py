@@ -6,13 +6,14 @@
 __all__ = ['Answer', 'Client', 'FunctionClient', 'count_words', 'OpenAIClient', 'ask_openai', 'RecordedClient', 'Price', 'cost',
            'read_prices']
 
-# %% ../../nbs/20_prompts/00_clients.ipynb #aebaf480
+# %% ../../nbs/20_prompts/00_clients.ipynb #3a35b281
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Callable, Protocol
+from typing import Protocol
 
 from ..ground.core import BadInput, LlmopsError, digest_value, read_lines, write_lines
 
