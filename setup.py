@@ -23,6 +23,7 @@ setup(
     install_requires=meta["requirements"].split(),
     extras_require=extras,
     packages=find_packages(include=["llmops_nb", "llmops_nb.*"]),
-    include_package_data=True,
+    package_data={"llmops_nb": ["**/*"]},
+    data_files=[("share/jupyter/notebook_templates/llmops_nb", sorted(str(path) for path in Path("templates").glob("*.ipynb")))],
     entry_points={"console_scripts": meta["console_scripts"].split()},
 )

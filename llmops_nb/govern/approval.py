@@ -201,11 +201,11 @@ def who_must_sign(office: Office, release: Release, verification: Verification) 
                      else f"- {role}: nobody can; enrol somebody who is no author with  llmops person add NAME --role {role}")
     return "\n".join(lines)
 
-# %% ../../nbs/50_govern/04_approval.ipynb #de8adc76
+# %% ../../nbs/50_govern/04_approval.ipynb #13062ca9
 def require_approved(office: Office, name: str, found: Mapping[str, str] | None = None) -> Release:
     "The release, if it may be in production now. Raises NotAllowed with the reason, and an audit entry, if not."
     release = find_release(office, name)
     verification = verify_release(office, release, found)
     if not verification.ok:
-        refuse(office, "release.use", "workspace", f"{release.title} is not approved: {verification.reason}", {"release": release.digest})
+        refuse(office, "release.use", "workspace", f"{release.title} is not approved now: {verification.reason}. See llmops show release, then llmops sign, or propose again with llmops run --from govern.", {"release": release.digest})
     return release

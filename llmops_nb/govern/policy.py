@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..ground.core import BadInput, digest_value
 from ..ground.stage import judge
 
-# %% ../../nbs/50_govern/00_policy.ipynb #8d433c5d
+# %% ../../nbs/50_govern/00_policy.ipynb #e2ed1db2
 DEFAULT_POLICY = '''# What must be true, and who must agree, before a release goes live.
 # A change here voids every sign-off given under the old text: that is intended.
 
@@ -83,8 +83,8 @@ demonstration = true            # cards, reports and signatures say DEMONSTRATIO
 review_by = 9999-12-31
 persons = 2
 roles = ["evaluator", "risk_owner"]
-expires_days = 1
-evidence_days = 30
+expires_days = 90
+evidence_days = 3650
 on_revoke = "stop"
 
 [[demo.checks]]

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Listener', 'EXIT_CODES', 'RunResult', 'kernel_environment', 'judge_result', 'Engine', 'notice_of', 'describe',
-           'write_run_index', 'stored_parameters', 'run_pipeline']
+           'write_run_index', 'stored_parameters', 'mirrored', 'run_pipeline']
 
-# %% ../../nbs/80_notebooks/07_pipeline.ipynb #320c9e3b
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #f5c920ed
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..ground.ledger import Ledger, latest_stage, lineage_of, now
 from ..ground.settings import Workspace
 
 from ..ground.store import Store
+from ..ground.tracking import start_mirror
 from .kernel import execute_notebook
 from .lease import hold
 from .plan import State, Step, check_writable, choose, make_steps, preflight, state_of
@@ -48,13 +50,13 @@ class RunResult:
     @property
     def exit_code(self) -> int: return EXIT_CODES[self.status]
 
-# %% ../../nbs/80_notebooks/07_pipeline.ipynb #c753404a
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #069f433e
 def kernel_environment(workspace: Workspace, run: str, number: int, folder: Path) -> dict[str, str]:
     "The environment of a stage's kernel."
     threads = workspace.section("pipeline")["threads"]
     keep = {name: value for name, value in os.environ.items() if name not in ("WANDB_API_KEY", "LLMOPS_PASSPHRASE", "PYTHONPATH", "MPLBACKEND")}
     return {**keep, "LLMOPS_WORKSPACE": str(workspace.root), "LLMOPS_RUN": run, "LLMOPS_STAGE_ID": str(number), "LLMOPS_STAGE_FOLDER": str(folder), "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+            "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 # %% ../../nbs/80_notebooks/07_pipeline.ipynb #e5fcfba4
 def judge_result(folder: Path, outcome: str, error: str, store: Store) -> tuple[str, str, dict]:
@@ -122,13 +124,12 @@ class Engine:
         if (folder / "notebook.ipynb").exists():
             write_report(folder, status, notice_of(self.workspace, self.run))
 
-# %% ../../nbs/80_notebooks/07_pipeline.ipynb #f01de7e5
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #af5ca6e0
 def notice_of(workspace: Workspace, run: str) -> str:
     "The note that every report of a run carries: that it was signed by demonstration identities, '' otherwise."
     row = latest_stage(Ledger(workspace.address("ledger")), run, "govern")
     name = str((row or {}).get("parameters", {}).get("policy", ""))
-    policy = workspace.policy().get("policies", workspace.policy().get("policy", {}))
-    entry = policy.get(name, {}) if isinstance(policy, dict) else {}
+    entry = workspace.policy().get(name, {})
     return "DEMONSTRATION: this run is governed by a policy for demonstrations; its sign-offs are by identities that were generated on the spot. Nothing here was reviewed by people." if entry.get("demonstration") else ""
 
 # %% ../../nbs/80_notebooks/07_pipeline.ipynb #d38cd391
@@ -156,7 +157,18 @@ def stored_parameters(ledger: Ledger, run: str) -> dict[str, str]:
     rows = ledger.rows(books.sql.select(books.runs.c.parameters).where(books.runs.c.name == run))
     return dict(rows[0]["parameters"]) if rows else {}
 
-# %% ../../nbs/80_notebooks/07_pipeline.ipynb #8905cd17
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #fd0127a4
+@contextmanager
+def mirrored(workspace: Workspace, run: str, ledger: Ledger) -> Iterator[None]:
+    "Mirror what the block executes to W&B, in another process; waits at most ten seconds for it at the end."
+    newest = ledger.rows(books.sql.select(books.sql.func.max(books.stages.c.id).label("id")))[0]["id"] or 0
+    mirror = start_mirror(workspace, run, newest)
+    try:
+        yield
+    finally:
+        mirror.close()
+
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #e18f9cbc
 def run_pipeline(workspace: Workspace, run: str = "main", parameters: dict[str, str] | None = None, only: list[str] | None = None, start: str = "", force: bool = False,
                  listener: Listener = lambda event: None, track: bool = True) -> RunResult:
     """Execute the stages of a run that need it; stops at the first that does not end well.
@@ -171,7 +183,7 @@ def run_pipeline(workspace: Workspace, run: str = "main", parameters: dict[str, 
     preflight(chosen, workspace)
     engine = Engine(workspace, run, ledger, store, listener)
     status, message = "done", ""
-    with hold(ledger, run, given) as outcome:
+    with hold(ledger, run, given) as outcome, mirrored(workspace, run, ledger) if track else nullcontext():
         for step in chosen:
             state = state_of(step, run, workspace, ledger, store)
             listener({"event": "start", "stage": step.stem, "cached": state.row is not None and not force, "reasons": state.reasons})

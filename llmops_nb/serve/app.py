@@ -130,7 +130,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         raise Refusal(408, "too_slow", f"The body did not arrive within {seconds:g} seconds.") from None
     raise Refusal(413, "too_large", f"The body is larger than {limit} bytes.")
 
-# %% ../../nbs/60_serve/04_app.ipynb #55d8c587
+# %% ../../nbs/60_serve/04_app.ipynb #47f1ff43
 async def ask(service: Service, wanted: ChatRequest) -> Answer:
     "The model's answer to a checked request. Raises Refusal: 404, 500, 503 or 504 with the reason."
     if service.watch.refused:
@@ -147,8 +147,9 @@ async def ask(service: Service, wanted: ChatRequest) -> Answer:
         raise Refusal(504, "too_slow", f"The model took longer than {service.answer_seconds:g} seconds.") from None
     except LlmopsError as error:
         raise Refusal(500, "model_failed", str(error)) from error
-    if answer.finish == "error":
-        raise Refusal(500, "model_failed", answer.error[:300])
+    if answer.finish == "error":  # too long for the model, say; a server behind us that failed says 5xx first
+        status, code = (500, "model_failed") if answer.error.startswith("5") else (400, "cannot_be_answered")
+        raise Refusal(status, code, answer.error[:300])
     return answer
 
 # %% ../../nbs/60_serve/04_app.ipynb #3f52d097

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PatientProtocol', 'open_port', 'configure', 'serve_forever', 'RunningServer', 'start_thread']
 
-# %% ../../nbs/60_serve/05_server.ipynb #31fef10a
+# %% ../../nbs/60_serve/05_server.ipynb #98dc8f07
 import asyncio
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic, sleep
+from typing import Any
 
 import h11
 import uvicorn
@@ -87,16 +88,17 @@ def configure(service: Service) -> uvicorn.Server:
                             proxy_headers=False, h11_max_incomplete_event_size=16_384, timeout_keep_alive=30, timeout_graceful_shutdown=10)
     return uvicorn.Server(config)
 
-# %% ../../nbs/60_serve/05_server.ipynb #c704ec34
-def serve_forever(service: Service, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str, uvicorn.Server], None] = lambda url, server: None) -> None:
+# %% ../../nbs/60_serve/05_server.ipynb #6359b896
+def serve_forever(service: Service, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str, uvicorn.Server], None] = lambda url, server: None,
+                  listener: socket.socket | None = None) -> None:  # listener: an open socket, instead of host and port
     "Serve until the process is told to stop (SIGINT, SIGTERM): requests in flight are answered first. Raises NotAllowed, BadInput."
-    server, listener = configure(service), open_port(host, port)
+    server, listener = configure(service), listener or open_port(host, port)
     service.hosts = (*service.hosts, host)
     name = f"[{host}]" if ":" in host else host
     ready(f"http://{name}:{listener.getsockname()[1]}", server)
     server.run(sockets=[listener])
 
-# %% ../../nbs/60_serve/05_server.ipynb #51506361
+# %% ../../nbs/60_serve/05_server.ipynb #1a45d734
 @dataclass
 class RunningServer:
     "A server that answers, and how to stop it."
@@ -104,6 +106,7 @@ class RunningServer:
     url: str  # http://127.0.0.1:PORT
     key: str = field(repr=False)  # a secret for this server; shown nowhere
     halt: Callable[[], None] = field(repr=False)
+    process: Any = field(default=None, repr=False)  # where it runs in a process of its own
 
     def stop(self) -> None:
         "Answer what is in flight and end; stopping twice does no harm."
