@@ -9,7 +9,8 @@ import numpy as np
 from .dedup import normalise
 
 # %% auto #0
-__all__ = ['features_of', 'weigh_texts', 'nearest', 'top_sorted', 'suspect_labels', 'score_suspects', 'agreement']
+__all__ = ['features_of', 'weigh_texts', 'nearest', 'top_sorted', 'suspect_labels', 'score_suspects', 'suspects_table',
+           'agreement']
 
 # %% ../../nbs/10_data/11_label.ipynb #c2b68aa2
 def features_of(text: str) -> list[str]:
@@ -80,6 +81,13 @@ def score_suspects(suspects: list[dict], planted: list[dict], ids: set[str]) -> 
     hits = [row for row in suspects if row["id"] in truth]
     right = sum(row["suggested"] == truth[row["id"]] for row in hits)
     return {"planted": len(truth), "found": len(hits), "recall": len(hits) / len(truth) if truth else None, "suspects": len(suspects), "precision": len(hits) / len(suspects) if suspects else None, "suggestion right": right / len(hits) if hits else None}
+
+# %% ../../nbs/10_data/11_label.ipynb #c9e7c68d
+def suspects_table(records: list[dict], suspects: list[dict], top: int = 10):
+    "The most doubtful labels with their text and the nearest neighbour's, as a DataFrame for people; pass cleaned records."
+    import pandas as pd
+    texts = {record["id"]: record["text"] for record in records}
+    return pd.DataFrame([(row["label"], row["suggested"], row["doubt"], texts[row["id"]], texts[row["neighbour"]]) for row in suspects[:top]], columns=["label", "neighbours say", "doubt", "message", "nearest message"])
 
 # %% ../../nbs/10_data/11_label.ipynb #504b148d
 def agreement(first: list[str], second: list[str]) -> dict[str, float]:

@@ -106,13 +106,13 @@ def plot_personal(kinds: dict[str, int]):
     axes.set(xlabel="pieces found", ylabel="")
     return axes
 
-# %% ../../nbs/10_data/14_picture.ipynb #098e26b0
+# %% ../../nbs/10_data/14_picture.ipynb #571cf73e
 def plot_funnel(steps: dict[str, int]):  # {step: rows left after it}, in order, beginning with rows read
     "How many rows are left after each step, with what each step took."
     names, left = list(steps), list(steps.values())
     axes = new_axes("From rows read to records kept", height=0.8 + 0.42 * len(names))
     axes.barh(names, left, color=["C0"] * (len(names) - 1) + ["C2"])
-    for place, (name, rows) in enumerate(steps.items()):
+    for place, rows in enumerate(left):
         lost = left[place - 1] - rows if place else 0
         axes.text(rows, place, f" {rows:,}" + (f"  (−{lost:,})" if lost else ""), va="center", fontsize=9)
     axes.invert_yaxis()

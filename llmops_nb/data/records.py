@@ -16,7 +16,7 @@ from .support import FIELDS, generate_support
 
 # %% auto #0
 __all__ = ['ISO_DATE', 'OWN_COLUMNS', 'SPLITS', 'Loaded', 'target_of', 'as_text', 'as_record', 'load_source', 'mark_test',
-           'load_support', 'save_records', 'load_records', 'Dataset', 'save_dataset', 'load_dataset']
+           'load_support', 'save_records', 'load_records', 'rejected_table', 'Dataset', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/10_data/07_records.ipynb #e477a476
 @dataclass
@@ -119,6 +119,11 @@ def load_records(folder: str | Path) -> Loaded:
     folder = Path(folder)
     optional = {name: read_json(folder / f"{name}.json") for name in ("truth", "knowledge") if (folder / f"{name}.json").exists()}
     return Loaded(read_lines(folder / "records.jsonl"), read_lines(folder / "rejected.jsonl"), read_json(folder / "source.json"), **optional)
+
+# %% ../../nbs/10_data/07_records.ipynb #833a266b
+def rejected_table(loaded: Loaded, top: int = 8) -> pd.DataFrame:
+    "The first rejected rows with line and reason; their text is left out, since it may hold personal data."
+    return pd.DataFrame([(bad["line"], bad["error"]) for bad in loaded.rejected[:top]], columns=["line", "why it was rejected"])
 
 # %% ../../nbs/10_data/07_records.ipynb #641b5bad
 @dataclass(frozen=True)

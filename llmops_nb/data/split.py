@@ -43,7 +43,7 @@ def group_pairs(records: list[dict]) -> list[tuple[int, int]]:
     first = {}
     return [(first.setdefault(record["group"], number), number) for number, record in enumerate(records) if record["group"]]
 
-# %% ../../nbs/10_data/12_split.ipynb #eb218af9
+# %% ../../nbs/10_data/12_split.ipynb #7a194333
 def place_clusters(clusters: list[list[dict]], shares: dict[str, float], seed: int) -> None:
     "Set `split` of each record, cluster by cluster, so that every label comes near the shares."
     have, total = defaultdict(lambda: dict.fromkeys(shares, 0)), defaultdict(int)
@@ -52,8 +52,8 @@ def place_clusters(clusters: list[list[dict]], shares: dict[str, float], seed: i
             total[record["label"]] += 1
     order = Random(seed).sample(clusters, len(clusters))
     for cluster in sorted(order, key=lambda cluster: (min(total[record["label"]] for record in cluster), -len(cluster))):
-        behind = lambda side: sum(have[record["label"]][side] - shares[side] * total[record["label"]] for record in cluster) / max(shares[side], 1e-9)
-        side = min(shares, key=behind)
+        ahead = {side: sum(have[record["label"]][side] - share * total[record["label"]] for record in cluster) / share for side, share in shares.items()}
+        side = min(ahead, key=ahead.get)
         for record in cluster:
             record["split"] = side
             have[record["label"]][side] += 1

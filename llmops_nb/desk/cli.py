@@ -15,8 +15,8 @@ from . import commands
 from .words import call, make_parser
 from ..ground.core import LlmopsError
 
-# %% ../../nbs/90_desk/04_cli.ipynb #e037035d
-COMMANDS = {name: getattr(commands, name) for name in ("init", "run", "status", "show", "why", "sign", "person", "serve", "sync", "audit", "lab", "doctor")}
+# %% ../../nbs/90_desk/04_cli.ipynb #cbb4d223
+COMMANDS = {name: getattr(commands, name) for name in ("init", "run", "status", "show", "why", "sign", "person", "release", "serve", "sync", "audit", "lab", "doctor")}
 
 # %% ../../nbs/90_desk/04_cli.ipynb #d2684760
 def stop(number: int, frame: object) -> None:

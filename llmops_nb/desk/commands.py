@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Outcome', 'init', 'split_parameters', 'run', 'result_text', 'plan_text', 'engine_of', 'status', 'show', 'why',
-           'ask_passphrase', 'person', 'sign', 'sign_demonstration', 'audit', 'serve', 'sync', 'lab', 'doctor',
-           'look_at_nothing']
+           'ask_passphrase', 'person', 'sign', 'release', 'sign_demonstration', 'audit', 'serve', 'sync', 'lab',
+           'doctor', 'look_at_nothing']
 
 # %% ../../nbs/90_desk/03_commands.ipynb #f2ccb770
 import json
@@ -187,94 +187,135 @@ def ask_passphrase(name: str) -> str | None:
         raise BadInput("There is no terminal to ask for a passphrase. Run this where you can type, or set LLMOPS_PASSPHRASE.")
     return getpass.getpass(f"Passphrase of {name}'s key: ")
 
-# %% ../../nbs/90_desk/03_commands.ipynb #af311039
+# %% ../../nbs/90_desk/03_commands.ipynb #a2a40f43
 def person(
-    name: str,  # who, in letters, digits, dash and underscore
-    roles: str = "evaluator",  # comma list of roles, see policy.toml
+    action: str,  # add, key, revoke or list
+    names: list[str],  # who; for revoke the first digits of a key
+    roles: str = "evaluator",  # comma list of roles, for add
+    public: str = "",  # a public key (hex) whose private half is elsewhere
     admin: str = "",  # the administrator who agrees, once there is one
+    reason: str = "",  # why a key is revoked
 ) -> str:
-    "Enrol a person: make their key (outside of the workspace) and write down their roles."
-    from llmops_nb.govern.people import enrol_person
-    from llmops_nb.govern.release import open_office
-    from llmops_nb.ground.signing import create_key, load_key
+    "Enrol people, give them keys, revoke keys, list them."
+    from llmops_nb.govern.commands import add_person, add_person_key, people_text, revoke_person_key
 
-    folder = home() / "keys"
-    key = load_key(name, ask_passphrase(name), folder) if (folder / f"{name}.pem").exists() else create_key(name, ask_passphrase(name), folder)
-    agreed = load_key(admin, ask_passphrase(admin), folder) if admin else None
-    found = enrol_person(open_office(find_workspace()), name, [role.strip() for role in roles.split(",")], key.public_hex, agreed)
-    return f"{found.name} is enrolled as {roles}; the private key is {folder / (name + '.pem')}, key id {key.key_id[:16]}."
+    workspace = find_workspace()
+    if action == "list":
+        return people_text(workspace)
+    if action not in ("add", "key", "revoke") or len(names) != 1:
+        raise BadInput("Write: llmops person add NAME --roles ROLE,ROLE | person key NAME --public HEX | person revoke KEY --reason TEXT | person list")
+    agreed = ask_passphrase(admin) if admin else None
+    if action == "add":
+        return add_person(workspace, names[0], [role.strip() for role in roles.split(",")], None if public else ask_passphrase(names[0]), public, admin, agreed)
+    return add_person_key(workspace, names[0], public, admin, agreed) if action == "key" else revoke_person_key(workspace, names[0], reason)
 
-# %% ../../nbs/90_desk/03_commands.ipynb #f916084d
+# %% ../../nbs/90_desk/03_commands.ipynb #b066f9c7
 def sign(
     person: str,  # who signs
     release: str = "",  # name or digest; default the newest release
     decision: str = "approve",  # approve, reject, revoke or exception
     role: str = "",  # in which role, if the person has several
     statement: str = "",  # why, in your words
+    checks: str = "",  # comma list of the checks that an exception excuses
+    days: int = 0,  # how many days an exception lasts
     yes: bool = False,  # do not ask whether to go on
 ) -> str:
     "Sign a release: shows what changed and what was measured, then asks for the passphrase."
-    from llmops_nb.govern.approval import verify_release, who_must_sign
-    from llmops_nb.govern.release import find_release, open_office
-    from llmops_nb.govern.signoff import Intent, describe_signoff, prepare_signoff, sign_release
-    from llmops_nb.govern.registry import release_at
-    from llmops_nb.ground.signing import load_key
+    from llmops_nb.govern.commands import preview_signature
+    from llmops_nb.govern.commands import sign as sign_as
 
-    office = open_office(find_workspace())
-    found = find_release(office, release)
-    intent = Intent(person=person, decision=decision, role=role, statement=statement)
-    said = prepare_signoff(office, found, office.policy(found.manifest["policy"]["name"]), intent)
-    print(describe_signoff(office, found, release_at(office, found.name), said))
+    workspace, excused = find_workspace(), [check.strip() for check in checks.split(",") if check.strip()]
+    print(preview_signature(workspace, release, person, decision, statement, role, excused, days))
     if not yes and input(f"{decision} as {person}? [y/N] ").strip().lower() not in ("y", "yes"):
         return "Nothing was signed."
-    sign_release(office, found, load_key(person, ask_passphrase(person), home() / "keys"), intent)
-    verification = verify_release(office, found)
-    left = "" if verification.ok else who_must_sign(office, found, verification)
-    return f"{decision} by {person} is recorded.\n" + (left or "The release is approved; continue with: llmops run")
+    return sign_as(workspace, release, person, ask_passphrase(person), decision, statement, role, excused, days)
 
-# %% ../../nbs/90_desk/03_commands.ipynb #96b9b43b
+# %% ../../nbs/90_desk/03_commands.ipynb #1bb1fec1
+def release(
+    action: str,  # show, list, promote or rollback
+    name: str = "",  # name@version or digest; default the newest
+    to: str = "production",  # the alias to promote to; for rollback the release to go back to
+    by: str = "",  # who does it
+) -> str:
+    "Show a release with every rule of its approval, list releases, promote one, roll production back."
+    from llmops_nb.govern.commands import promote_text, release_text, roll_back_text
+    from llmops_nb.govern.registry import list_releases
+    from llmops_nb.govern.release import open_office
+
+    workspace, who = find_workspace(), by or os.environ.get("USER", "unknown")
+    if action == "list":
+        return "\n".join(f"{row['release']}@{row['version']}  {row['created'][:16]}  {', '.join(row.get('aliases', []))}" for row in list_releases(open_office(workspace))) or "There is no release yet."
+    if action == "show":
+        return release_text(workspace, name)
+    if action not in ("promote", "rollback"):
+        raise BadInput(f"llmops release {action}: the actions are show, list, promote and rollback.")
+    return promote_text(workspace, name, to, who) if action == "promote" else roll_back_text(workspace, name, to, who)
+
+# %% ../../nbs/90_desk/03_commands.ipynb #175a1b25
 def sign_demonstration(workspace: Workspace, run: str) -> str:
     "For a release under a policy for demonstrations: make two identities on the spot and sign with them; '' for any other."
+    from llmops_nb.govern.commands import newest_release
     from llmops_nb.govern.people import make_demo_identities
     from llmops_nb.govern.release import find_release, open_office
     from llmops_nb.govern.signoff import Intent, sign_release
+    from llmops_nb.ground.audit import workspace_id
 
     office = open_office(workspace)
-    found = find_release(office, "")
+    found = find_release(office, newest_release(workspace))
     if not office.policy(found.manifest["policy"]["name"]).demonstration:
         return ""
-    folder = home() / "demonstration" / office.audit.origin.rpartition("/")[2] if hasattr(office.audit, "origin") else home() / "demonstration"
-    keys = make_demo_identities(office, folder)
+    keys = make_demo_identities(office, home() / "demonstration" / workspace_id(workspace))
     for key in keys:
-        sign_release(office, found, key, Intent(person=key.name, decision="approve", role="", statement="DEMONSTRATION: signed by a generated identity; nobody reviewed this."))
-    return f"DEMONSTRATION: release {found.name} {found.version} was signed by two identities made on the spot ({', '.join(key.name for key in keys)}). Nobody reviewed it."
+        sign_release(office, found, key, Intent(key.name, "", "approve", "DEMONSTRATION: signed by a generated identity; nobody reviewed this."))
+    return f"DEMONSTRATION: {found.title} was signed by two identities made on the spot ({', '.join(key.name for key in keys)}). Nobody reviewed it."
 
-# %% ../../nbs/90_desk/03_commands.ipynb #92be486f
+# %% ../../nbs/90_desk/03_commands.ipynb #23c4e430
 def audit(
-    action: str,  # verify or show
-    witness: str = "",  # a witness file from elsewhere, for verify
+    action: str,  # verify, show or export
+    to: str = "",  # for export: the folder to write
+    witness: str = "",  # for verify: a witness file from elsewhere
 ) -> Outcome:
-    "Verify the audit log against its checkpoints and witness, or show its entries."
+    "Verify the audit log against its checkpoints and witness, show its entries, or export it."
+    from llmops_nb.govern.commands import audit_export, audit_verify
     from llmops_nb.ground.audit import open_audit
 
-    log = open_audit(find_workspace())
+    workspace = find_workspace()
     if action == "show":
-        return Outcome("\n".join(str(entry.act()) for entry in log.entries()))
+        return Outcome("\n".join(json.dumps(entry.act(), ensure_ascii=False) for entry in open_audit(workspace).entries()))
+    if action == "export" and to:
+        return Outcome(audit_export(workspace, Path(to)))
     if action != "verify":
-        raise BadInput(f"llmops audit {action}: the actions are verify and show.")
-    verdict = log.verify(Path(witness)) if witness else log.verify()
-    return Outcome(str(verdict), 0 if verdict.ok else 1)
+        raise BadInput(f"llmops audit {action}: the actions are verify, show, and export --to FOLDER.")
+    text, ok = audit_verify(workspace, Path(witness) if witness else None)
+    return Outcome(text, 0 if ok else 1)
 
-# %% ../../nbs/90_desk/03_commands.ipynb #d95f3ffc
+# %% ../../nbs/90_desk/03_commands.ipynb #d67bde10
 def serve(
-    release: str = "",  # name or digest; default the release in production
+    run: str = "main",  # the run whose deployment is served
     host: str = "127.0.0.1",  # address to listen at
     port: int = 8000,  # port to listen at
-) -> str:
-    "Serve a release over an OpenAI-compatible address; refused unless its approval holds now."
-    from llmops_nb.serve.server import serve_release
+) -> Outcome:
+    "Serve a run's deployment over an OpenAI-compatible address; refused unless its release is approved now."
+    from llmops_nb.ground.ledger import Ledger
+    from llmops_nb.ground.stage import find_artifact
+    from llmops_nb.ground.store import Store
+    from llmops_nb.serve.keys import make_key, write_keys
+    from llmops_nb.serve.process import main as serve_package
 
-    return serve_release(find_workspace(), release, host, port)
+    workspace = find_workspace()
+    digest = find_artifact(Ledger(workspace.address("ledger")), run, "deployment")
+    if digest is None:
+        raise BadInput(f"Run {run!r} has no deployment yet. Make one with: llmops run")
+    folder = workspace.private / "serving"
+    package = folder / digest
+    if not package.exists():
+        Store(workspace.address("store")).get(digest, package)
+    if not (folder / "keys.json").exists():
+        secret, key = make_key("first")
+        write_keys(folder / "keys.json", [key])
+        print(f"Your key, shown this once: {secret}", flush=True)
+    words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest]
+    return Outcome("", serve_package(words))
 
 # %% ../../nbs/90_desk/03_commands.ipynb #80807e42
 def sync() -> Outcome:

@@ -90,7 +90,7 @@ def examine(row: Mapping[str, Any], release: Release, policy: Policy, enrolled: 
     except (LlmopsError, KeyError, TypeError, ValueError, AttributeError) as error:
         return Signed(dict(row), {}, "", (Rule("the signature holds", False, str(error), about),))
 
-# %% ../../nbs/50_govern/04_approval.ipynb #bd3feba7
+# %% ../../nbs/50_govern/04_approval.ipynb #0a067907
 @dataclass(frozen=True)
 class Verification:
     "Whether a release is approved now, and every rule that was looked at."
@@ -107,7 +107,8 @@ class Verification:
     @property
     def reason(self) -> str:
         "Why it is not approved, in one sentence."
-        return "; ".join(f"{r.rule} ({r.evidence})" for r in self.failed if r.about == "release")
+        wrong = "; ".join(f"{r.rule} ({r.evidence})" for r in self.failed if r.about == "release")
+        return f"does not hold: {wrong}" if wrong else ""
 
 # %% ../../nbs/50_govern/04_approval.ipynb #ddf741be
 def standing(signed: list[Signed], decision: str) -> list[Signed]:
@@ -201,11 +202,11 @@ def who_must_sign(office: Office, release: Release, verification: Verification) 
                      else f"- {role}: nobody can; enrol somebody who is no author with  llmops person add NAME --role {role}")
     return "\n".join(lines)
 
-# %% ../../nbs/50_govern/04_approval.ipynb #13062ca9
+# %% ../../nbs/50_govern/04_approval.ipynb #2353b277
 def require_approved(office: Office, name: str, found: Mapping[str, str] | None = None) -> Release:
     "The release, if it may be in production now. Raises NotAllowed with the reason, and an audit entry, if not."
     release = find_release(office, name)
     verification = verify_release(office, release, found)
     if not verification.ok:
-        refuse(office, "release.use", "workspace", f"{release.title} is not approved now: {verification.reason}. See llmops show release, then llmops sign, or propose again with llmops run --from govern.", {"release": release.digest})
+        refuse(office, "release.use", "workspace", f"{release.title} is not approved now; {verification.reason}. See llmops show release, then llmops sign, or propose again with llmops run --from govern.", {"release": release.digest})
     return release

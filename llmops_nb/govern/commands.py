@@ -86,14 +86,14 @@ def preview_signature(workspace: Workspace, release: str, person: str, decision:
     said = prepare_signoff(office, found, office.policy(found.manifest["policy"]["name"]), Intent(person, role, decision, words, tuple(checks), days))
     return describe_signoff(office, found, release_at(office, found.manifest["name"]), said)
 
-# %% ../../nbs/50_govern/09_commands.ipynb #45b3161b
+# %% ../../nbs/50_govern/09_commands.ipynb #0b957969
 def sign(workspace: Workspace, release: str, person: str, passphrase: str | None, decision: str = "approve", words: str = "", role: str = "", checks: Iterable[str] = (), days: int = 0) -> str:
     "Sign as `person` (`llmops sign`), and return what the release now waits for."
     office = open_office(workspace)
     found = find_release(office, newest_release(workspace, release))
     sign_release(office, found, load_key(person, passphrase, home() / "keys"), Intent(person, role, decision, words, tuple(checks), days))
     verification = verify_release(office, found)
-    after = "It is approved. Go on with: llmops run" if verification.ok else who_must_sign(office, found, verification) if decision == "approve" else f"Not approved: {verification.reason}"
+    after = "It is approved. Go on with: llmops run" if verification.ok else who_must_sign(office, found, verification) if decision == "approve" else f"Not approved; {verification.reason}"
     return f"{person} signed: {decision} {found.title}.\n{after}"
 
 # %% ../../nbs/50_govern/09_commands.ipynb #b105dd81
@@ -126,7 +126,7 @@ def audit_verify(workspace: Workspace, witness: Path | None = None) -> tuple[str
     verdict = log.verify(witness)
     return f"{log.path}\nwitness: {witness or log.witness}\n{verdict}", verdict.ok
 
-# %% ../../nbs/50_govern/09_commands.ipynb #4d939390
+# %% ../../nbs/50_govern/09_commands.ipynb #8bf8fd56
 def audit_export(workspace: Workspace, folder: Path) -> str:
     "Write log and sign-offs to `folder` for somebody who has neither workspace nor keys (`llmops audit export`)."
     from llmops_nb.ground import ledger as tables
@@ -136,5 +136,6 @@ def audit_export(workspace: Workspace, folder: Path) -> str:
     rows = office.ledger.rows(tables.sql.select(tables.signoffs).order_by(tables.signoffs.c.id))
     for row in rows:
         write_json(folder / "signoffs" / f"{row['id']:04d}-{row['decision']}-{row['person']}.json", row["envelope"])
-    write_json(folder / "keys.json", {key_id: {"person": person, "public_hex": public_hex} for key_id, (person, public_hex) in office.audit.enrolled().keys.items()})
-    return f"{verify_export(folder).entries} entries and {len(rows)} sign-offs are in {folder}. Check them with: python verify_receipt.py {folder / 'signoffs'}/*.json --keys {folder / 'keys.json'}"
+    keys = {**office.audit.enrolled().keys, office.audit.key.key_id: ("workspace", office.audit.key.public_hex)}
+    write_json(folder / "keys.json", {key_id: {"person": person, "public_hex": public_hex} for key_id, (person, public_hex) in keys.items()})
+    return f"{verify_export(folder).entries} entries and {len(rows)} sign-offs are in {folder}. Check them with: python docs/verify_receipt.py {folder / 'keys.json'} {folder / 'signoffs'}/*.json"

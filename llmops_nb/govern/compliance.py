@@ -171,7 +171,7 @@ def count_statuses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(row["framework"] for row in rows))
     return [{"framework": name, **{status: sum(row["framework"] == name and row["status"] == status for row in rows) for status in STATUSES}} for name in names]
 
-# %% ../../nbs/50_govern/07_compliance.ipynb #9c40beb5
+# %% ../../nbs/50_govern/07_compliance.ipynb #5f95a6ce
 def plot_controls(rows: list[dict[str, Any]]) -> Any:
     "A bar a framework, split by status. Returns the matplotlib Axes."
     import matplotlib.pyplot as plt
@@ -186,6 +186,6 @@ def plot_controls(rows: list[dict[str, Any]]) -> Any:
         left = [a + b for a, b in zip(left, width)]
     axes.invert_yaxis()
     axes.set(xlabel="controls", ylabel="", title="Evidence found, missing, not due, and left to people")
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.25), frameon=False)
+    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.13), frameon=False)
     sns.despine(ax=axes)
     return axes

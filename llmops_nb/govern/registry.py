@@ -37,7 +37,7 @@ def may_move(office: Office, release: Release, alias: str) -> str:
         return f"{present.title} is in production; a demonstration cannot take its place"
     return verify_release(office, release).reason if alias == "production" else ""
 
-# %% ../../nbs/50_govern/05_registry.ipynb #9c31a173
+# %% ../../nbs/50_govern/05_registry.ipynb #06e16f3d
 def promote(
     office: Office,
     release: Release,
@@ -48,7 +48,7 @@ def promote(
     "Point an alias to a release: one row and one audit entry in one transaction. Raises NotAllowed, with an entry, when the release may not have it."
     objects, name = {"release": release.digest}, release.manifest["name"]
     if reason := may_move(office, release, alias):
-        refuse(office, action, by, f"{release.title} cannot be {alias}: {reason}", objects)
+        refuse(office, action, by, f"{release.title} cannot be {alias}; {reason}", objects)
     row = dict(release=name, alias=alias, version=release.manifest["version"], digest=release.digest, moved_at=now(), moved_by=by)
     with office.ledger.write() as connection:
         here = (tables.aliases.c.release == name) & (tables.aliases.c.alias == alias)

@@ -202,11 +202,11 @@ def read_release(office: Office, digest: str) -> dict[str, Any] | None:
     except LlmopsError:
         return None
 
-# %% ../../nbs/50_govern/01_release.ipynb #8339f1f9
+# %% ../../nbs/50_govern/01_release.ipynb #dc962e12
 def compare_releases(old: Release | None, new: Release) -> list[dict[str, str]]:
     "Rows (what, before, after) for everything that differs; with no `old`, everything is new."
     def facts(release: Release) -> dict[str, str]:
-        checks = {f"check {c['id']}": f"{'pass' if c['passed'] else 'FAIL'} {'' if c['value'] is None else format(c['value'], '.4g')}".strip() for c in release.manifest["checks"]}
+        checks = {f"check {c['id']}": f"{'pass' if c['passed'] else 'FAIL' if c['blocking'] else 'note'} {'' if c['value'] is None else format(c['value'], '.4g')}".strip() for c in release.manifest["checks"]}
         settings = {f"parameter {stage}.{name}": str(value) for stage, given in release.manifest["parameters"].items() for name, value in given.items()}
         subjects = {f"subject {s['name']}": s["digest"][:12] for s in release.manifest["subjects"]}
         return {**subjects, **checks, **settings, "policy": f"{release.manifest['policy']['name']} {release.manifest['policy']['digest'][:12]}", "authors": ", ".join(release.manifest["authors"]) or "(none named)"}

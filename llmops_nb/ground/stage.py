@@ -6,7 +6,7 @@
 __all__ = ['Declaration', 'template_code', 'declaration', 'templates_folder', 'find_templates', 'writer_of', 'numbers_of',
            'judge', 'show', 'show_box', 'Stage', 'keep', 'find_artifact', 'parameters_of', 'open_stage']
 
-# %% ../../nbs/00_ground/08_stage.ipynb #5b792180
+# %% ../../nbs/00_ground/08_stage.ipynb #b4bcd23a
 import ast
 import html
 import json
@@ -22,7 +22,7 @@ from typing import Any
 import llmops_nb
 from . import ledger as books
 from .core import BadInput, GateFailed, MissingArtifact, WaitingForSignoff, check_name, read_json, seed_everything, write_json
-from .ledger import Ledger, lineage_of, now
+from .ledger import Ledger, now
 from .settings import Workspace, find_workspace
 from .store import Store
 

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['Step', 'make_steps', 'choose', 'parts_of', 'State', 'state_of', 'preflight', 'check_writable']
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #7390db43
+# %% ../../nbs/80_notebooks/06_plan.ipynb #738b7906
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -39,33 +38,32 @@ class Step:
         "What it reads of what earlier stages write."
         return [name for name in self.declared.reads + self.declared.optional if name in self.earlier]
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #00c1fe27
+# %% ../../nbs/80_notebooks/06_plan.ipynb #2864c7e9
 def make_steps(workspace: Workspace, given: dict[str, str]) -> list[Step]:
-    "Every stage in order with its parameters. Raises BadInput for an unknown or ill-typed parameter and for a template that reads what no earlier stage writes."
+    "Every stage in order with its parameters. Raises BadInput for an unknown or ill-typed parameter."
     templates = find_templates(workspace)
     declared = {stem: declaration(path) for stem, path in templates.items()}
     values = assign(given, {declared[stem].stage: parameters_of(path) for stem, path in templates.items()})
     steps, written = [], frozenset()
     for stem, found in declared.items():
-        missing = [name for name in found.reads if name not in written]
-        if missing:
-            raise BadInput(f"Template {stem} reads {', '.join(missing)}, which no stage before it writes. Check the name in stage.input, or the template's number.")
         steps.append(Step(stem, found, values[found.stage], written))
         written |= set(found.writes + found.observes)
     return steps
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #caaa7948
+# %% ../../nbs/80_notebooks/06_plan.ipynb #a4e46e71
 def choose(steps: list[Step], only: list[str], start: str = "") -> list[Step]:
-    "The steps to execute: those named, or all from `start` on. Names are a stage's number, verb or both. Raises BadInput for a stage that does not exist."
+    "The steps to execute: those named, or all from `start` on. Names are a stage's number, verb or both. Raises BadInput for a stage that does not exist or reads what no earlier one writes."
     def find(word: str) -> int:
         found = [i for i, step in enumerate(steps) if word in (step.stem, step.name, step.stem.partition("_")[0], step.stem.partition("_")[0].lstrip("0"))]
         if not found:
             raise BadInput(f"There is no stage {word!r}. The stages are: {', '.join(step.stem for step in steps)}.")
         return found[0]
 
-    if only:
-        return [steps[i] for i in sorted({find(word) for word in only})]
-    return steps[find(start):] if start else steps
+    chosen = [steps[i] for i in sorted({find(word) for word in only})] if only else steps[find(start) if start else 0:]
+    for step in chosen:
+        if missing := [name for name in step.declared.reads if name not in step.earlier]:
+            raise BadInput(f"Template {step.stem} reads {', '.join(missing)}, which no stage before it writes. Check the name in stage.input, or the template's number.")
+    return chosen
 
 # %% ../../nbs/80_notebooks/06_plan.ipynb #796afc72
 def parts_of(step: Step, run: str, workspace: Workspace, ledger: Ledger) -> dict[str, Any]:

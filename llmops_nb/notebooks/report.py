@@ -6,9 +6,8 @@
 __all__ = ['STYLE', 'page', 'notebook_body', 'gate_rows', 'number', 'evidence', 'write_report', 'question_of', 'index_row',
            'write_index']
 
-# %% ../../nbs/80_notebooks/04_report.ipynb #c47178dd
+# %% ../../nbs/80_notebooks/04_report.ipynb #5d44dce4
 import html
-import json
 from pathlib import Path
 from typing import Any
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ASK', 'SHOW', 'Material', 'collect_material', 'starting_prompts', 'spread_examples', 'Rendered', 'gather_values',
            'shorten_values', 'render_records', 'list_choices', 'Reading', 'read_answer', 'find_json', 'ask_until_valid',
-           'neighbour_client']
+           'PromptedClient', 'read_back', 'neighbour_client']
 
-# %% ../../nbs/20_prompts/03_variants.ipynb #b97afaa8
+# %% ../../nbs/20_prompts/03_variants.ipynb #a1b0a875
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..ground.core import BadInput
@@ -175,6 +175,30 @@ def ask_until_valid(client: Client, conversations: list[list[dict]], read: Calla
             answers[i] = Answer(answer.text, before.tokens_in + answer.tokens_in, before.tokens_out + answer.tokens_out, answer.logprob, answer.finish, answer.error,
                                 before.seconds + answer.seconds)
     return answers
+
+# %% ../../nbs/20_prompts/03_variants.ipynb #cf18970c
+class PromptedClient:
+    "A client that puts every message into a prompt before it asks; counts the messages it had to shorten."
+
+    def __init__(self, client: Client, prompt: Prompt, material: Material, count_tokens: Callable[[list[list[dict]]], list[int]] | None = None,
+                 context: int = 0,  # tokens of prompt and answer together; 0: no limit
+                 labels_only: bool = False):
+        self.client, self.prompt, self.material, self.count_tokens, self.context = client, prompt, material, count_tokens if context else None, context
+        self.name, self.labels_only, self.shortened = f"{client.name} with {prompt.name}", labels_only, 0
+
+    def ask(self, conversations: list[list[dict]], max_new_tokens: int = 64, choices: list[str] | None = None) -> list[Answer]:
+        "One answer a conversation; its last message is what the customer wrote, a system message before it is kept."
+        rendered = render_records(self.prompt, [one[-1]["content"] for one in conversations], self.material, self.count_tokens, self.context - max_new_tokens - 48)
+        self.shortened += rendered.shortened
+        before = [[message for message in one[:-1] if message["role"] == "system"] for one in conversations]
+        answers = self.client.ask([first + one for first, one in zip(before, rendered.conversations)], max_new_tokens, list_choices(self.prompt, self.material.labels) or choices)
+        return [read_back(answer, self.material.labels, self.prompt.structured) for answer in answers] if self.labels_only else answers
+
+# %% ../../nbs/20_prompts/03_variants.ipynb #6b6eb859
+def read_back(answer: Answer, labels: Sequence[str], structured: bool) -> Answer:
+    "The answer with its text reduced to label and reply; left as it is where it cannot be read."
+    reading = read_answer(answer, labels, structured)
+    return replace(answer, text=f"{reading.label}\n{reading.reply}".strip()) if reading.valid else answer
 
 # %% ../../nbs/20_prompts/03_variants.ipynb #d4dc815a
 def neighbour_client(material: Material, texts: Sequence[str] = (), labels: Sequence[str] = ()) -> NeighbourClient:  # validation messages and labels
