@@ -224,7 +224,7 @@ def test_eight_promote_at_once_and_production_is_always_one(house: House) -> Non
     house.sign("alice", "bob"), second.sign("alice", "bob")
     promote(house.office, house.release)
     code = "from llmops_nb.govern.registry import promote; from llmops_nb.govern.release import find_release, open_office; from llmops_nb.ground.settings import find_workspace; import sys\n" \
-           "office = open_office(find_workspace(sys.argv[1]))\nfor _ in range(4): promote(office, find_release(office, sys.argv[2]), by='racer')"
+           "office = open_office(find_workspace(sys.argv[1]))\nfor _ in range(2): promote(office, find_release(office, sys.argv[2]), by='racer')"
     racers = [subprocess.Popen([sys.executable, "-c", code, str(house.root / "bank"), (house, second)[i % 2].release.digest]) for i in range(8)]
     reads = 0
     while any(racer.poll() is None for racer in racers):
@@ -239,8 +239,9 @@ def test_eight_promote_at_once_and_production_is_always_one(house: House) -> Non
 # ---- the audit log
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> AuditLog:
+    tmp_path = tmp_path_factory.mktemp("log")
     log = AuditLog(tmp_path / "audit.sqlite", service_key("log", tmp_path / "keys"), "llmops-nb/test", tmp_path / "outside.txt")
     alice = create_key("alice", None, tmp_path / "keys")
     log.append("person.enrol", "workspace", details={"person": "alice", "roles": ["evaluator"], "key_id": alice.key_id, "public_hex": alice.public_hex})
@@ -249,6 +250,12 @@ def log(tmp_path: Path) -> AuditLog:
     log.append("signoff.approve", "alice", {"release": "r", "envelope": "e"}, key=alice)
     assert log.verify().ok and log.verify().witnessed == 72
     return log
+
+
+@pytest.fixture
+def log(long_log: AuditLog, tmp_path: Path) -> AuditLog:
+    shutil.copytree(long_log.path.parent, tmp_path, dirs_exist_ok=True)
+    return AuditLog(tmp_path / "audit.sqlite", long_log.key, long_log.origin, tmp_path / "outside.txt")
 
 
 def open_wide(log: AuditLog) -> sqlite3.Connection:

@@ -140,7 +140,8 @@ def test_thirteen_stages():
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys; from llmops_nb.desk.cli import main; main(['--version']); print(sorted(set(sys.modules) & %r))" % ({*HEAVY, "pandas", "numpy", "sqlalchemy", "pydantic"},)
+    unwanted = {*HEAVY, "pandas", "numpy", "sqlalchemy", "pydantic"}
+    code = f"import sys; from llmops_nb.desk.cli import main; main(['--version']); print(sorted(set(sys.modules) & {unwanted!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 

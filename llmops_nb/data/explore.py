@@ -42,7 +42,7 @@ def with_languages(loaded: Loaded) -> Loaded:
         record["language"] = language
     return loaded
 
-# %% ../../nbs/10_data/13_explore.ipynb #9e1fc6d7
+# %% ../../nbs/10_data/13_explore.ipynb #3cc2753a
 INSTRUCTION = re.compile(r"\b(?:ignore|disregard|forget) (?:all |any |the |your |what )?(?:previous|prior|above|rules|instructions|you were told|everything)|\b(?:system prompt|hidden prompt|developer mode|unrestricted model|no policy applies)\b|^\s*(?:###|SYSTEM:)|### new instruction|SYSTEM: |repeat everything above|output your configuration|you are now \w+", re.I)
 QUALITY_RULES = {
     "very short": lambda text, words: len(words) < 3,
@@ -50,7 +50,7 @@ QUALITY_RULES = {
     "few letters": lambda text, words: sum(sign.isalpha() for sign in text) < 0.5 * len(text),
     "all capitals": lambda text, words: text.isupper() and len(words) > 3,
     "repeats itself": lambda text, words: len(words) > 8 and len(set(words)) < 0.5 * len(words),
-    "broken characters": lambda text, words: "\ufffd" in text or "Ã" in text,
+    "broken characters": lambda text, words: bool(re.search("\ufffd|Ã[\xa1-\xbf]|â€", text)),
     "holds a link": lambda text, words: "://" in text or "www." in text,
     "speaks to the model": lambda text, words: bool(INSTRUCTION.search(text)),
 }

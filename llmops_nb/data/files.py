@@ -20,16 +20,17 @@ from pathlib import Path
 from ..ground.core import BadInput, digest_bytes
 
 # %% auto #0
-__all__ = ['MAX_BYTES', 'MAX_RATIO', 'MAX_COLUMNS', 'MAX_VALUE', 'MAX_REJECTED', 'UNDECODED', 'UNWANTED', 'PARQUET_CHILD', 'Rows',
-           'find_file', 'unpack', 'read_bytes', 'decode', 'clean_value', 'reject', 'check_columns', 'iterate_csv',
-           'unique_keys', 'parse_object', 'iterate_json', 'read_parquet', 'iterate', 'read_head', 'take_row',
-           'read_rows', 'refuse_unusable']
+__all__ = ['MAX_BYTES', 'MAX_RATIO', 'MAX_COLUMNS', 'MAX_VALUE', 'HEAD', 'MAX_REJECTED', 'UNDECODED', 'UNWANTED', 'PARQUET_CHILD',
+           'Rows', 'find_file', 'unpack', 'read_bytes', 'decode', 'clean_value', 'reject', 'check_columns',
+           'name_columns', 'iterate_csv', 'unique_keys', 'parse_object', 'iterate_json', 'read_parquet', 'iterate',
+           'read_head', 'take_row', 'read_rows', 'refuse_unusable']
 
-# %% ../../nbs/10_data/05_files.ipynb #d968d5d1
+# %% ../../nbs/10_data/05_files.ipynb #c64b8232
 MAX_BYTES = 512 * 2**20      # of a file once unpacked
 MAX_RATIO = 100              # unpacked to packed bytes
 MAX_COLUMNS = 1_000
 MAX_VALUE = 100_000          # characters in one value
+HEAD = 64 * 1024             # bytes of a first look
 MAX_REJECTED = 0.10          # share of rows that may be unusable before the whole file is refused
 
 # %% ../../nbs/10_data/05_files.ipynb #4f0e3d89
@@ -120,6 +121,11 @@ def check_columns(columns: list[str], name: str) -> list[str]:
     if twice:
         raise BadInput(f"{name} has two columns named {twice[0]!r}. Rename one, since it would be unclear which is meant.")
     return columns
+
+# %% ../../nbs/10_data/05_files.ipynb #28a79259
+def name_columns(columns: list[str]) -> str:
+    "The first column names for a message, long ones shortened."
+    return ", ".join(column if len(column) <= 40 else f"{column[:37]}…" for column in columns[:15]) + (f", and {len(columns) - 15} more" if len(columns) > 15 else "")
 
 # %% ../../nbs/10_data/05_files.ipynb #8b30a8ec
 def iterate_csv(text: str, name: str) -> Iterator[tuple[int, dict | str, str]]:  # (line, values or what is wrong, raw text)
@@ -232,20 +238,21 @@ def iterate(path: Path, head: bool = False) -> tuple[list[str] | None, Iterator,
     text = decode(content)
     return None, (iterate_json if text.lstrip()[:1] in "{[" else iterate_csv)(text, path.name), digest
 
-# %% ../../nbs/10_data/05_files.ipynb #df3df944
-def read_head(path: Path, size: int = 64 * 1024) -> tuple[bytes, str]:
+# %% ../../nbs/10_data/05_files.ipynb #07203d95
+def read_head(path: Path, size: int = HEAD) -> tuple[bytes, str]:
     "The first whole lines of a file, unpacked; no digest. Raises BadInput when it is empty or cannot be opened."
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with (gzip.open(path) if packed else open(path, "rb")) as file:
             content = file.read(size)
-            content += file.read(MAX_BYTES) if content.lstrip()[:1] == b"[" else b""  # a JSON list has no lines to stop at
+            if content.lstrip()[:1] == b"[" or b"\n" not in content:  # nowhere to stop: take it all
+                content += file.read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be read: {error}.") from error
     if not content.strip(b"\x00 \r\n\t\xef\xbb\xbf"):
         raise BadInput(f"{path.name} is empty. Check that its export finished.")
-    if len(content) == size and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if len(content) >= size and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content[:content.rfind(b"\n") + 1] or content
     return content, ""
 
@@ -265,25 +272,25 @@ def take_row(found: Rows, line: int, values: dict | str, raw: str) -> None:
     found.cleaned += clean != values
     found.rows.append((found.read, line, clean))
 
-# %% ../../nbs/10_data/05_files.ipynb #a19df95a
+# %% ../../nbs/10_data/05_files.ipynb #1093e1de
 def read_rows(path: Path, head: bool = False) -> Rows:  # head: only the beginning, to check names quickly
     "All rows of a file with the rejected ones accounted for. Raises BadInput when the file as a whole is unusable or too much of it is."
     columns, items, digest = iterate(path, head)
     found = Rows(path.name, columns or [], digest=digest)
     for line, values, raw in items:
-        if columns is None and isinstance(values, dict):
-            columns = found.columns = list(values)
-            if set(values.values()) == {None} and not raw:
+        if isinstance(values, dict) and len(found.columns) < MAX_COLUMNS:
+            found.columns += [name for name in values if name not in found.columns]
+            if values and not raw and set(values.values()) == {None}:  # a CSV's header
                 continue
         take_row(found, line, values, raw)
-    refuse_unusable(found, spare=1 if head else 0)
+    refuse_unusable(found, spare=1 if head and path.stat().st_size > HEAD else 0)
     return found
 
-# %% ../../nbs/10_data/05_files.ipynb #c5fd7a3c
+# %% ../../nbs/10_data/05_files.ipynb #55a80eab
 def refuse_unusable(found: Rows, spare: int = 0) -> None:  # spare: bad rows not counted, such as one cut off at the end of a first look
     "Raises BadInput when no row is usable or more than a tenth is not, quoting the first bad lines."
     quoted = "; ".join(f"line {bad['line']}: {bad['error']}" for bad in found.rejected[:3])
     if not found.read:
-        raise BadInput(f"{found.name} has a header ({', '.join(found.columns[:10])}) and no rows. Check that its export finished.")
+        raise BadInput(f"{found.name} has a header ({name_columns(found.columns)}) and no rows. Check that its export finished.")
     if len(found.rejected) - spare > MAX_REJECTED * found.read:
         raise BadInput(f"{found.name}: {len(found.rejected):,} of {found.read:,} rows cannot be used ({quoted}). At most {MAX_REJECTED:.0%} may be bad; repair the file or its export.")

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pandas as pd
 
 # %% auto #0
-__all__ = ['new_axes', 'plot_languages', 'plot_lengths', 'plot_labels', 'weekly', 'plot_drift', 'plot_personal', 'plot_funnel',
-           'plot_splits']
+__all__ = ['new_axes', 'say_nothing', 'plot_languages', 'plot_lengths', 'plot_labels', 'weekly', 'plot_drift', 'plot_personal',
+           'plot_funnel', 'plot_splits']
 
 # %% ../../nbs/10_data/14_picture.ipynb #035015dc
 def new_axes(title: str, width: float = 8, height: float = 3.2):
@@ -18,6 +18,13 @@ def new_axes(title: str, width: float = 8, height: float = 3.2):
     seaborn.set_theme(style="whitegrid", palette="colorblind")
     axes = plt.subplots(figsize=(width, height), constrained_layout=True)[1]
     axes.set_title(title, loc="left", fontsize=11)
+    return axes
+
+# %% ../../nbs/10_data/14_picture.ipynb #57da7562
+def say_nothing(sentence: str):
+    "Axes without a frame that hold one sentence: what is shown where there is nothing to draw."
+    axes = new_axes(sentence, height=0.5)
+    axes.axis("off")
     return axes
 
 # %% ../../nbs/10_data/14_picture.ipynb #900d4e8c
@@ -67,17 +74,16 @@ def weekly(frame: pd.DataFrame) -> pd.DataFrame:
     dated["week"] = days - pd.to_timedelta(days.dt.weekday, unit="D")
     return dated[dated["week"].notna()]
 
-# %% ../../nbs/10_data/14_picture.ipynb #3791512c
+# %% ../../nbs/10_data/14_picture.ipynb #0cdd56a9
 def plot_drift(frame: pd.DataFrame, labels: int = 4, mark: str = ""):  # mark: ISO date of a known change, drawn if given
     "Two panels by week: shares of the labels that moved most, and mean length; a sentence instead where the source has no dates."
     import matplotlib.pyplot as plt
     import seaborn
     seaborn.set_theme(style="whitegrid", palette="colorblind")
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, constrained_layout=True)
     dated = weekly(frame)
     if dated["week"].nunique() < 3:
-        above.set_title("Does it change over time? The source has no dates (a column `time`), so nobody can tell", loc="left", fontsize=11)
-        return figure
+        return say_nothing("Does it change over time? The source has no dates (a column `time`), so nobody can tell").figure
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, constrained_layout=True)
     shares = pd.crosstab(dated["week"], dated["label"], normalize="index")
     third = max(1, len(shares) // 3)
     moved = (shares.tail(third).mean() - shares.head(third).mean()).abs().sort_values(ascending=False, kind="stable").head(labels).index
@@ -94,16 +100,17 @@ def plot_drift(frame: pd.DataFrame, labels: int = 4, mark: str = ""):  # mark: I
     below.set(ylabel="words (mean)", xlabel="week")
     return figure
 
-# %% ../../nbs/10_data/14_picture.ipynb #0fed9204
+# %% ../../nbs/10_data/14_picture.ipynb #e39c1f17
 def plot_personal(kinds: dict[str, int]):
     "Bars of how much personal data of each kind was found."
     import seaborn
+    if not kinds:
+        return say_nothing("Which personal data do customers hand over? None that the patterns know was found")
     counts = pd.Series(kinds, dtype=float).sort_values(ascending=False, kind="stable")
-    axes = new_axes("Which personal data do customers hand over?" if len(counts) else "No personal data was found", height=0.9 + 0.3 * max(1, len(counts)))
-    if len(counts):
-        seaborn.barplot(x=counts.to_numpy(), y=counts.index.to_numpy(), ax=axes, color="C1")
-        axes.bar_label(axes.containers[0], [f"{count:.0f}" for count in counts], padding=3)
-    axes.set(xlabel="pieces found", ylabel="")
+    axes = new_axes("Which personal data do customers hand over?", height=0.9 + 0.3 * len(counts))
+    seaborn.barplot(x=counts.to_numpy(), y=counts.index.to_numpy(), ax=axes, color="C1")
+    axes.bar_label(axes.containers[0], [f"{count:.0f}" for count in counts], padding=3)
+    axes.set(xlabel="pieces found", ylabel="", xlim=(0, counts.max() * 1.1))
     return axes
 
 # %% ../../nbs/10_data/14_picture.ipynb #571cf73e
@@ -120,7 +127,7 @@ def plot_funnel(steps: dict[str, int]):  # {step: rows left after it}, in order,
     axes.grid(False, axis="y")
     return axes
 
-# %% ../../nbs/10_data/14_picture.ipynb #199675d5
+# %% ../../nbs/10_data/14_picture.ipynb #896b58c1
 def plot_splits(frame: pd.DataFrame):
     "Share of each label in the three splits: even bars mean that every part sees the same mix."
     import seaborn
@@ -134,5 +141,6 @@ def plot_splits(frame: pd.DataFrame):
         left = left + shares[name]
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (1.2 + 0.16 * min(len(shares), 80))), ncol=3)
     axes.tick_params(axis="y", labelsize=7)
+    axes.margins(y=0.01)
     axes.set(xlabel="share of the label's records (%)", ylabel="", xlim=(0, 100))
     return axes

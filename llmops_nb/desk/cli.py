@@ -61,3 +61,7 @@ def run_command(function: object, parsed: object) -> int:
     if result:
         print(result)
     return getattr(result, "code", 0)
+
+# %% ../../nbs/90_desk/04_cli.ipynb #25291da0
+if __name__ == "__main__":
+    sys.exit(main())

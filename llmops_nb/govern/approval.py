@@ -190,7 +190,7 @@ def verify_release(
              Rule("no sign-off is missing from the ledger", not lost, f"{len(lost)} that the audit log knows are gone" if lost else "none"), *count_rules(approvals, policy)]
     return Verification(all(rule.passed for rule in rules), (*rules, *(rule for one in signed for rule in one.rules)), tuple(approvals))
 
-# %% ../../nbs/50_govern/04_approval.ipynb #f57de0de
+# %% ../../nbs/50_govern/04_approval.ipynb #0743629e
 def who_must_sign(office: Office, release: Release, verification: Verification) -> str:
     "In words: which approvals are missing, who could give them, and the command."
     policy, enrolled = office.policy(release.manifest["policy"]["name"]), office.audit.enrolled()
@@ -198,15 +198,15 @@ def who_must_sign(office: Office, release: Release, verification: Verification) 
     able = {role: sorted(p for p, held in enrolled.roles.items() if role in held and p not in have and p not in release.manifest["authors"] and p not in enrolled.made_up) for role in policy.roles}
     lines = [f"{release.title} waits: {len(have)} of {policy.persons} approvals (policy {policy.name})."]
     for role in [role for role in policy.roles if role not in roles] or list(policy.roles):
-        lines.append(f"- {role}: {' or '.join(able[role])} runs  llmops sign {release.manifest['name']}@{release.manifest['version']} --as NAME" if able[role]
-                     else f"- {role}: nobody can; enrol somebody who is no author with  llmops person add NAME --role {role}")
+        lines.append(f"- {role}: {' or '.join(able[role])} signs with  llmops sign NAME --release {release.manifest['name']}@{release.manifest['version']}" if able[role]
+                     else f"- {role}: nobody can; enrol somebody who is no author with  llmops person add NAME --roles {role}")
     return "\n".join(lines)
 
-# %% ../../nbs/50_govern/04_approval.ipynb #2353b277
+# %% ../../nbs/50_govern/04_approval.ipynb #4ee4a49a
 def require_approved(office: Office, name: str, found: Mapping[str, str] | None = None) -> Release:
     "The release, if it may be in production now. Raises NotAllowed with the reason, and an audit entry, if not."
     release = find_release(office, name)
     verification = verify_release(office, release, found)
     if not verification.ok:
-        refuse(office, "release.use", "workspace", f"{release.title} is not approved now; {verification.reason}. See llmops show release, then llmops sign, or propose again with llmops run --from govern.", {"release": release.digest})
+        refuse(office, "release.use", "workspace", f"{release.title} is not approved now; {verification.reason}. See llmops release show, then llmops sign, or propose again with llmops run --from govern.", {"release": release.digest})
     return release

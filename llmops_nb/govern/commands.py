@@ -6,15 +6,16 @@
 __all__ = ['own_key', 'add_person', 'add_person_key', 'revoke_person_key', 'people_text', 'newest_release', 'preview_signature',
            'sign', 'release_text', 'promote_text', 'roll_back_text', 'audit_verify', 'audit_export']
 
-# %% ../../nbs/50_govern/09_commands.ipynb #15f21d77
+# %% ../../nbs/50_govern/09_commands.ipynb #8d6832dd
 from collections.abc import Iterable
 from pathlib import Path
 
 from .approval import verify_release, who_must_sign
 from .people import ROLES, add_key, enrol_person, find_person, list_people, revoke_key
-from .registry import list_releases, promote, release_at, roll_back
+from .registry import ALIASES, promote, release_at, roll_back
 from .release import find_release, open_office
 from .signoff import Intent, describe_signoff, prepare_signoff, sign_release
+from ..ground import ledger as tables
 from ..ground.audit import export_log, open_audit, verify_export
 from ..ground.core import BadInput, write_json
 from ..ground.settings import Workspace, home
@@ -62,20 +63,22 @@ def revoke_person_key(workspace: Workspace, key_id: str, reason: str) -> str:
     revoke_key(office, found[0], reason)
     return f"Key {found[0][:12]}… is revoked. What it signed no longer counts; releases in production that need it will not verify."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #2590a397
+# %% ../../nbs/50_govern/09_commands.ipynb #46e51d68
 def people_text(workspace: Workspace) -> str:
     "Everybody enrolled, with roles and keys (`llmops person list`)."
     people = list_people(open_office(workspace))
     lines = [f"{p.name:<20} {', '.join(p.roles):<28} {'DEMONSTRATION ' if p.demonstration else ''}{', '.join(key[:12] for key in p.keys) or 'no active key'}" for p in people]
-    return "\n".join(lines) or "Nobody is enrolled. Begin with: llmops person add NAME --role ROLE"
+    return "\n".join(lines) or "Nobody is enrolled. Begin with: llmops person add NAME --roles ROLE"
 
-# %% ../../nbs/50_govern/09_commands.ipynb #18645338
+# %% ../../nbs/50_govern/09_commands.ipynb #ee9b1715
 def newest_release(workspace: Workspace, name: str = "") -> str:
     "The release that is meant: `name`, or the one proposed last. Raises BadInput when there is none."
-    rows = [] if name else list_releases(open_office(workspace))
-    if not name and not rows:
+    if name:
+        return name
+    newest = open_office(workspace).ledger.rows(tables.sql.select(tables.releases.c.digest).order_by(tables.releases.c.id.desc()).limit(1))
+    if not newest:
         raise BadInput("There is no release yet. Propose one with: llmops run govern")
-    return name or f"{rows[0]['release']}@{rows[0]['version']}"
+    return newest[0]["digest"]
 
 # %% ../../nbs/50_govern/09_commands.ipynb #ad201503
 def preview_signature(workspace: Workspace, release: str, person: str, decision: str = "approve", words: str = "", role: str = "", checks: Iterable[str] = (), days: int = 0) -> str:
@@ -96,9 +99,9 @@ def sign(workspace: Workspace, release: str, person: str, passphrase: str | None
     after = "It is approved. Go on with: llmops run" if verification.ok else who_must_sign(office, found, verification) if decision == "approve" else f"Not approved; {verification.reason}"
     return f"{person} signed: {decision} {found.title}.\n{after}"
 
-# %% ../../nbs/50_govern/09_commands.ipynb #b105dd81
+# %% ../../nbs/50_govern/09_commands.ipynb #830f680f
 def release_text(workspace: Workspace, release: str = "") -> str:
-    "A release with every rule of its verification (`llmops show release`)."
+    "A release with every rule of its verification (`llmops release show`)."
     office = open_office(workspace)
     found = find_release(office, newest_release(workspace, release))
     verification = verify_release(office, found)
@@ -106,18 +109,20 @@ def release_text(workspace: Workspace, release: str = "") -> str:
     lines += [f"  {'holds ' if rule.passed else 'FAILS '} {rule.about}: {rule.rule} ({rule.evidence})" for rule in verification.rules]
     return "\n".join([*lines, "", *(f"  {name:<14} {digest}" for name, digest in found.subjects.items())])
 
-# %% ../../nbs/50_govern/09_commands.ipynb #ce994f3a
+# %% ../../nbs/50_govern/09_commands.ipynb #003ea762
 def promote_text(workspace: Workspace, release: str, alias: str, by: str) -> str:
-    "Point an alias to a release (`llmops promote`)."
+    "Point an alias to a release (`llmops release promote`)."
     office = open_office(workspace)
-    found = find_release(office, release)
+    found = find_release(office, newest_release(workspace, release))
     promote(office, found, alias, by)
     return f"{alias} of {found.manifest['name']} is now {found.title}."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #92c1c149
+# %% ../../nbs/50_govern/09_commands.ipynb #e16d285c
 def roll_back_text(workspace: Workspace, name: str, to: str, by: str) -> str:
-    "Take production back to an earlier approved release (`llmops rollback`)."
-    return f"production of {name} is now {roll_back(open_office(workspace), name, to, by).title}."
+    "Take production back to an earlier approved release (`llmops release rollback`)."
+    office = open_office(workspace)
+    product = name.partition("@")[0] or find_release(office, newest_release(workspace)).manifest["name"]
+    return f"production of {product} is now {roll_back(office, product, '' if to in ALIASES else to, by).title}."
 
 # %% ../../nbs/50_govern/09_commands.ipynb #94713197
 def audit_verify(workspace: Workspace, witness: Path | None = None) -> tuple[str, bool]:
@@ -126,11 +131,9 @@ def audit_verify(workspace: Workspace, witness: Path | None = None) -> tuple[str
     verdict = log.verify(witness)
     return f"{log.path}\nwitness: {witness or log.witness}\n{verdict}", verdict.ok
 
-# %% ../../nbs/50_govern/09_commands.ipynb #8bf8fd56
+# %% ../../nbs/50_govern/09_commands.ipynb #1aa48fb7
 def audit_export(workspace: Workspace, folder: Path) -> str:
     "Write log and sign-offs to `folder` for somebody who has neither workspace nor keys (`llmops audit export`)."
-    from llmops_nb.ground import ledger as tables
-
     office, folder = open_office(workspace), Path(folder)
     export_log(office.audit, folder)
     rows = office.ledger.rows(tables.sql.select(tables.signoffs).order_by(tables.signoffs.c.id))

@@ -59,11 +59,11 @@ class Decision:
     verification: Verification
     before: Release | None
 
-# %% ../../nbs/50_govern/08_decision.ipynb #239f6c53
+# %% ../../nbs/50_govern/08_decision.ipynb #e8e25bc5
 def sign_demonstration(office: Office, release: Release) -> None:
     "Let the two made-up people approve, where the release is judged by a demonstration policy and their approval does not hold already."
     if release.manifest["demonstration"] and not verify_release(office, release).ok:
-        for key, name in zip(make_demo_identities(office, home() / "keys" / "demo"), ("demo-evaluator", "demo-risk-owner")):
+        for key, name in zip(make_demo_identities(office, home() / "demonstration" / office.audit.origin.rpartition("/")[2]), ("demo-evaluator", "demo-risk-owner")):
             sign_release(office, release, key, Intent(name, "", "approve", "DEMONSTRATION: nobody has looked at this."))
 
 # %% ../../nbs/50_govern/08_decision.ipynb #6e44f7c9

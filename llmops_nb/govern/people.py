@@ -68,7 +68,7 @@ def check_admin(office: Office, action: str, admin: Key | None) -> str:
         refuse(office, action, person or "workspace", f"Only an administrator ({', '.join(sorted(admins))}) may do this, signing with their own key: add --admin NAME.")
     return person or "workspace"
 
-# %% ../../nbs/50_govern/02_people.ipynb #129aaa0c
+# %% ../../nbs/50_govern/02_people.ipynb #79c9e58a
 def enrol_person(
     office: Office,
     name: str,
@@ -84,7 +84,7 @@ def enrol_person(
     actor = check_admin(office, "person.enrol", admin)
     with office.ledger.write() as connection:
         if connection.execute(sql.select(tables.people).where(tables.people.c.name == check_name(name, "person's name"))).first():
-            refuse(office, "person.enrol", actor, f"{name!r} is enrolled already. For a further key use: llmops person key {name}")
+            refuse(office, "person.enrol", actor, f"{name!r} is enrolled already. For a further key use: llmops person key {name} --public HEX")
         if owner := connection.execute(sql.select(tables.keys.c.person).where(tables.keys.c.key_id == name_of_key)).scalar():
             refuse(office, "person.enrol", actor, f"This key is {owner}'s. Two people cannot share one; make a key of your own.")
         connection.execute(sql.insert(tables.people).values(name=name, roles=roles, enrolled=now(), active=True, demonstration=demonstration))
@@ -93,12 +93,12 @@ def enrol_person(
         office.audit.append("person.enrol", actor, details=details, key=admin)
     return find_person(office, name)
 
-# %% ../../nbs/50_govern/02_people.ipynb #26a6f38f
+# %% ../../nbs/50_govern/02_people.ipynb #bbc6dfa1
 def add_key(office: Office, name: str, public_hex: str, admin: Key | None = None) -> Person:
     "Give an enrolled person a further key."
     actor, person = check_admin(office, "key.add", admin), find_person(office, name)
     if person is None:
-        refuse(office, "key.add", actor, f"Nobody is enrolled as {name!r}. Enrol with: llmops person add {name} --role ROLE")
+        refuse(office, "key.add", actor, f"Nobody is enrolled as {name!r}. Enrol with: llmops person add {name} --roles ROLE")
     with office.ledger.write() as connection:
         if owner := connection.execute(sql.select(tables.keys.c.person).where(tables.keys.c.key_id == key_id(public_hex))).scalar():
             refuse(office, "key.add", actor, f"This key is {owner}'s, or was; a key is enrolled once.")

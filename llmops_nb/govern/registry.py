@@ -83,14 +83,14 @@ def roll_back(
     promote(office, target, "production", by, "release.rollback")
     return target
 
-# %% ../../nbs/50_govern/05_registry.ipynb #c92a1213
+# %% ../../nbs/50_govern/05_registry.ipynb #3b43be60
 def list_releases(office: Office) -> list[dict[str, Any]]:
-    "One row a release, newest first: name, version, aliases, run, when proposed, whether approved now and why not."
+    "One row a release, newest first: name, version, aliases, run, when it was proposed, whether approved now and why not."
     aliases = office.ledger.rows(sql.select(tables.aliases))
     rows = office.ledger.rows(sql.select(tables.releases).order_by(tables.releases.c.id.desc()))
     found = []
     for row in rows:
         verification = verify_release(office, Release(row["digest"], row["manifest"], row["run"], row["created"]), hash_again=False)
-        found.append({"release": row["name"], "version": row["version"], "aliases": ", ".join(a["alias"] for a in aliases if a["digest"] == row["digest"]), "run": row["run"], "proposed": row["created"][:16],
+        found.append({"release": row["name"], "version": row["version"], "aliases": [a["alias"] for a in aliases if a["digest"] == row["digest"]], "run": row["run"], "created": row["created"],
                       "approved": verification.ok, "why not": verification.reason, "demonstration": row["demonstration"]})
     return found

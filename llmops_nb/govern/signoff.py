@@ -35,7 +35,7 @@ class Intent:
     excused: tuple[str, ...] = ()  # ids of the failed checks that an exception lets pass
     days: int = 0  # how long it lasts; 0 = as long as the policy allows
 
-# %% ../../nbs/50_govern/03_signoff.ipynb #590cb39e
+# %% ../../nbs/50_govern/03_signoff.ipynb #82f71a03
 def prepare_signoff(office: Office, release: Release, policy: Policy, intent: Intent, at: datetime | None = None) -> dict[str, Any]:
     "The in-toto statement that the person would sign. Raises BadInput for a decision without what it needs."
     if intent.decision not in DECISIONS:
@@ -43,7 +43,7 @@ def prepare_signoff(office: Office, release: Release, policy: Policy, intent: In
     if intent.decision in ("reject", "revoke", "exception") and not intent.words.strip():
         raise BadInput(f"To {intent.decision} needs a reason: add --statement \"…\".")
     if intent.decision == "exception" and not (intent.excused and 0 < intent.days <= policy.expires_days):
-        raise BadInput(f"An exception names the checks it excuses and ends within {policy.expires_days} days: add --check ID --days N.")
+        raise BadInput(f"An exception names the checks it excuses and ends within {policy.expires_days} days: add --checks ID --days N.")
     start = at or datetime.now(UTC)
     end = start + timedelta(days=min(intent.days or policy.expires_days, policy.expires_days))
     checks = [{k: c[k] for k in ("id", "value", "low", "high", "n", "at_least", "at_most", "passed", "evidence")} for c in release.manifest["checks"]]
@@ -64,14 +64,14 @@ def describe_signoff(office: Office, release: Release, before: Release | None, s
     lines += [f"  {r['what']}: {r['before']} → {r['after']}" for r in rows if before or r["what"].startswith("subject ")] or ["  nothing"]
     return "\n".join([*lines, "", f"By signing, {p['person']} says: I looked at this, and I took no part in making its data, prompts, training or evaluation."])
 
-# %% ../../nbs/50_govern/03_signoff.ipynb #9054c804
+# %% ../../nbs/50_govern/03_signoff.ipynb #d1b74630
 def choose_role(office: Office, release: Release, person: Person | None, key: Key, intent: Intent) -> str:
     "The role to sign in. Raises NotAllowed, with an audit entry, for anybody who may not take this decision."
     objects = {"release": release.digest}
     def deny(reason: str) -> None:
         refuse(office, f"signoff.{intent.decision}", intent.person, reason, objects)
     if person is None or not person.active:
-        deny(f"Nobody active is enrolled as {intent.person!r}. Enrol with: llmops person add {intent.person} --role ROLE")
+        deny(f"Nobody active is enrolled as {intent.person!r}. Enrol with: llmops person add {intent.person} --roles ROLE")
     if key.key_id not in person.keys:
         deny(f"Key {key.key_id[:12]}… is not an active key of {person.name}.")
     if person.name in release.manifest["authors"]:

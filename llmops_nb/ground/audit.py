@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GOVERNANCE', 'PERSONAL', 'OUTCOMES', 'EVERY', 'SECONDS', 'SCHEMA', 'Entry', 'write_entry', 'Verdict', 'Enrolled',
-           'check_actor', 'check_entries', 'verify_log', 'audit_transaction', 'prepare_log', 'AuditLog', 'export_log',
-           'verify_export', 'workspace_id', 'open_audit']
+           'check_actor', 'check_entries', 'note_name', 'verify_log', 'audit_transaction', 'prepare_log', 'AuditLog',
+           'export_log', 'verify_export', 'workspace_id', 'open_audit', 'declare_restore']
 
-# %% ../../nbs/00_ground/06_audit.ipynb #c92f90ce
+# %% ../../nbs/00_ground/06_audit.ipynb #04b29f9c
 import base64
 import os
 import sqlite3
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import add_leaf, add_witness, check_notes, leaf_hash, read_witness, tree_root, write_checkpoint
-from .core import BadInput, IntegrityError, LlmopsError, canonical_json, read_json, read_lines, write_json, write_lines
+from .core import BadInput, IntegrityError, LlmopsError, canonical_json, digest_bytes, read_json, read_lines, write_json, write_lines
 from .settings import Workspace, home
 from .signing import Key, check_signature, key_id, parse_strictly, service_key
 
@@ -54,7 +54,7 @@ def write_entry(seq: int, prev: str, last_time: str, actor: str, action: str, ob
                            "details": dict(details), "clock": "ran backwards" if now < last_time else "", "prev": prev})
     return Entry(seq, body.decode(), leaf_hash(body), base64.b64encode(key.sign(body)).decode())
 
-# %% ../../nbs/00_ground/06_audit.ipynb #6d885cde
+# %% ../../nbs/00_ground/06_audit.ipynb #089ebe31
 @dataclass(frozen=True)
 class Verdict:
     "What a verification found: number of entries, how many of them an outside witness has seen, and every problem in words."
@@ -62,6 +62,7 @@ class Verdict:
     entries: int
     witnessed: int
     problems: tuple[str, ...]
+    restored: int = 0  # witnessed checkpoints that a declared restore has put aside
 
     @property
     def ok(self) -> bool:
@@ -70,9 +71,10 @@ class Verdict:
 
     def __str__(self) -> str:
         head = f"{self.entries} entries, witnessed outside up to entry {self.witnessed}, {max(0, self.entries - self.witnessed)} not yet: "
+        head += f"restored from a snapshot, {self.restored} witnessed checkpoints put aside: " if self.restored else ""
         return head + ("no problem found" if self.ok else f"{len(self.problems)} problems\n" + "\n".join(f"- {p}" for p in self.problems))
 
-# %% ../../nbs/00_ground/06_audit.ipynb #e6bebabe
+# %% ../../nbs/00_ground/06_audit.ipynb #1c89dd12
 @dataclass
 class Enrolled:
     "The people and keys that a log's own entries have enrolled, up to some entry."
@@ -81,6 +83,7 @@ class Enrolled:
     revoked: set[str] = field(default_factory=set)
     roles: dict[str, list[str]] = field(default_factory=dict)
     made_up: set[str] = field(default_factory=set)  # people of demonstrations
+    put_aside: set[str] = field(default_factory=set)  # witnessed checkpoints that a declared restore no longer contains
 
     def admins(self) -> set[str]:
         "The people with role admin and an active key."
@@ -96,8 +99,10 @@ class Enrolled:
             self.made_up |= {details["person"]} if details.get("demonstration") else set()
         if act["outcome"] == "done" and act["action"] == "key.revoke":
             self.revoked.add(details["key_id"])
+        if act["outcome"] == "done" and act["action"] == "restore.declare":
+            self.put_aside |= set(details["instead_of"])
 
-# %% ../../nbs/00_ground/06_audit.ipynb #039b189a
+# %% ../../nbs/00_ground/06_audit.ipynb #71a7100d
 def check_actor(entry: Entry, act: Mapping[str, Any], enrolled: Enrolled, service: Mapping[str, str]) -> None:
     "Raises IntegrityError unless the entry is signed by a key that may sign it: the service's, or an active key of the actor where it must be personal."
     person, public_hex = enrolled.keys.get(act["key_id"], ("", ""))
@@ -107,12 +112,12 @@ def check_actor(entry: Entry, act: Mapping[str, Any], enrolled: Enrolled, servic
     if act["outcome"] == "done" and act["action"].startswith(PERSONAL) and not person:
         raise IntegrityError(f"{act['action']} in the name of {act['actor']!r} lacks that person's signature")
     admins = enrolled.admins()
-    if act["outcome"] == "done" and act["action"] in ("person.enrol", "person.roles", "key.add") and admins and person not in admins:
-        raise IntegrityError(f"{act['action']} by {act['actor']!r}, though only administrators ({', '.join(sorted(admins))}) may enrol")
+    if act["outcome"] == "done" and act["action"] in ("person.enrol", "person.roles", "key.add", "restore.declare") and admins and person not in admins:
+        raise IntegrityError(f"{act['action']} by {act['actor']!r}, though only administrators ({', '.join(sorted(admins))}) may do that")
 
-# %% ../../nbs/00_ground/06_audit.ipynb #2c5669b6
-def check_entries(entries: Iterable[Entry], service: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    "Walk the chain: the problems found, and the root after each entry (first item: of none)."
+# %% ../../nbs/00_ground/06_audit.ipynb #819b19be
+def check_entries(entries: Iterable[Entry], service: Mapping[str, str]) -> tuple[list[str], list[str], Enrolled]:
+    "Walk the chain: the problems found, the root after each entry (first item: of none), and what the entries enrol."
     problems, roots, peaks, prev, enrolled = [], [tree_root([])], [], "", Enrolled()
     for place, entry in enumerate(entries, 1):
         try:
@@ -125,19 +130,25 @@ def check_entries(entries: Iterable[Entry], service: Mapping[str, str]) -> tuple
             problems.append(f"entry {place}: {error}")
         prev, peaks = leaf_hash(entry.body.encode()), add_leaf(peaks, leaf_hash(entry.body.encode()))
         roots.append(tree_root(peaks))
-    return problems, roots
+    return problems, roots, enrolled
 
-# %% ../../nbs/00_ground/06_audit.ipynb #18eac714
+# %% ../../nbs/00_ground/06_audit.ipynb #c5b505d7
+def note_name(note: str) -> str:
+    "The first 16 digits of a checkpoint's digest: how a declared restore names it."
+    return digest_bytes(note.encode())[:16]
+
+# %% ../../nbs/00_ground/06_audit.ipynb #84dffcc6
 def verify_log(entries: list[Entry], checkpoints: list[str], notes: list[str] | None, origin: str, public_hex: str) -> Verdict:
     "The verdict over entries and checkpoints, compared with the notes of a witness (None: there is none)."
-    problems, roots = check_entries(entries, {key_id(public_hex): public_hex})
+    problems, roots, enrolled = check_entries(entries, {key_id(public_hex): public_hex})
+    aside = [note for note in notes or [] if note_name(note) in enrolled.put_aside]
     inside, reached = check_notes(checkpoints, roots, origin, public_hex, "checkpoint in the log")
-    outside, witnessed = check_notes(notes or [], roots, origin, public_hex, "witness")
+    outside, witnessed = check_notes([note for note in notes or [] if note not in aside], roots, origin, public_hex, "witness")
     if len(entries) - reached >= 2 * EVERY:
         inside.append(f"the last {len(entries) - reached} entries have no checkpoint; one is due every {EVERY}")
     if notes == [] and checkpoints:
         outside.append("the witness file is missing or empty, though the log has checkpoints")
-    return Verdict(len(entries), witnessed, tuple([*problems, *inside, *outside]))
+    return Verdict(len(entries), witnessed, tuple([*problems, *inside, *outside]), len(aside))
 
 # %% ../../nbs/00_ground/06_audit.ipynb #56234d82
 EVERY, SECONDS = 50, 60.0  # a checkpoint is due after so many entries, or so long
@@ -305,3 +316,11 @@ def open_audit(workspace: Workspace) -> AuditLog:
     "The audit log of a workspace, made at first use."
     name = workspace_id(workspace)
     return AuditLog(workspace.private / "audit.sqlite", service_key(f"workspace-{name}", home() / "keys"), f"llmops-nb/{name}", home() / "witness" / f"{name}.txt")
+
+# %% ../../nbs/00_ground/06_audit.ipynb #a88572e9
+def declare_restore(log: AuditLog, by: str, reason: str, key: Key | None = None) -> Entry:
+    "Put aside the witnessed checkpoints that the restored log contradicts, on record; `key` is an administrator's, where there are any."
+    _, roots, _ = check_entries(log.entries(), {key_id(log.key.public_hex): log.key.public_hex})
+    gone = [note for note in read_witness(log.witness) if check_notes([note], roots, log.origin, log.key.public_hex, "")[0]]
+    details = {"reason": reason[:400], "kept": len(roots) - 1, "instead_of": sorted({note_name(note) for note in gone})[:150]}
+    return log.append("restore.declare", by, {"checkpoint": digest_bytes(gone[-1].encode())} if gone else {}, details=details, key=key)

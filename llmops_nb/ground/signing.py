@@ -25,7 +25,7 @@ PRIME = 2**255 - 19
 SMALL_ORDER = {0, 1, PRIME - 1, 2707385501144840649318225287225658788936804267575313519463743609750303402022,
                55188659117513257062467267217118295137698188065244968500265048394206261417927}  # y of the eight points whose order divides 8
 
-# %% ../../nbs/00_ground/04_signing.ipynb #d7aec3c5
+# %% ../../nbs/00_ground/04_signing.ipynb #7624c84f
 def public_bytes(public_hex: str) -> bytes:
     "The 32 bytes of an Ed25519 public key. Raises BadInput for anything that is not one proper key in its one spelling."
     try:
@@ -34,7 +34,7 @@ def public_bytes(public_hex: str) -> bytes:
         raw = b""
     y = int.from_bytes(raw, "little") & (2**255 - 1)
     if len(raw) != 32 or raw.hex() != public_hex or y >= PRIME or y in SMALL_ORDER:
-        raise BadInput(f"{str(public_hex)[:80]!r} is not an Ed25519 public key: 64 lower-case hexadecimal digits are expected. Copy it from the output of: llmops person key NAME")
+        raise BadInput(f"{str(public_hex)[:80]!r} is not an Ed25519 public key: 64 lower-case hexadecimal digits are expected. Copy it from the output of: llmops person list")
     return raw
 
 # %% ../../nbs/00_ground/04_signing.ipynb #fadd825b

@@ -63,17 +63,18 @@ def count_room(loaded: LoadedModel, choices: Sequence[str]) -> int:
     "Tokens that the longest of the choices takes, its end and a line break included."
     return max((len(ids) for ids in encode_answers(loaded.tokenizer, list(choices))), default=30) + 2
 
-# %% ../../nbs/40_measure/09_trials.ipynb #ef8484ee
-def prompted_client(loaded: LoadedModel, prompt: Prompt, material: Material, labels_only: bool = False) -> PromptedClient:
-    "The model behind a prompt, with the prompt cut to fit the model's context."
+# %% ../../nbs/40_measure/09_trials.ipynb #a8dea5b5
+def prompted_client(loaded: LoadedModel, prompt: Prompt, material: Material, labels_only: bool = False,
+                    budget: int = 0) -> PromptedClient:  # budget: tokens of prompt and answer; 0: what the model takes
+    "The model behind a prompt, with the prompt cut to fit the budget and the model's context."
     count = lambda conversations: [len(ids) for ids in encode_conversations(loaded.tokenizer, conversations)]
-    return PromptedClient(LocalClient(loaded), prompt, material, count, loaded.context, labels_only)
+    return PromptedClient(LocalClient(loaded), prompt, material, count, min(budget or loaded.context, loaded.context), labels_only)
 
-# %% ../../nbs/40_measure/09_trials.ipynb #a272bec4
-def try_prompt(loaded: LoadedModel, prompt: Prompt, frame: pd.DataFrame, material: Material, name: str = "") -> Trial:
+# %% ../../nbs/40_measure/09_trials.ipynb #e9278349
+def try_prompt(loaded: LoadedModel, prompt: Prompt, frame: pd.DataFrame, material: Material, name: str = "", budget: int = 0) -> Trial:
     "The trial of a prompt on a model, labels only."
     room = count_room(loaded, list_choices(prompt, material.labels) or material.labels)
-    return run_trial(name or prompt.name, prompted_client(loaded, prompt, material), frame, material.labels, room, structured=prompt.structured)
+    return run_trial(name or prompt.name, prompted_client(loaded, prompt, material, budget=budget), frame, material.labels, room, structured=prompt.structured)
 
 # %% ../../nbs/40_measure/09_trials.ipynb #54a533ff
 def compare_trials(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -95,14 +96,14 @@ def choose_cheapest(table: pd.DataFrame) -> pd.Series:  # of compare_trials
     contenders = table[table["contender"]]
     return contenders.sort_values(["tokens", "accuracy", "variant"], ascending=[True, False, True]).iloc[0]
 
-# %% ../../nbs/40_measure/09_trials.ipynb #3926c5fa
-def run_baselines(loaded: LoadedModel, prompt: Prompt, material: Material, valid: pd.DataFrame, test: pd.DataFrame) -> list[Trial]:
+# %% ../../nbs/40_measure/09_trials.ipynb #81acc3f0
+def run_baselines(loaded: LoadedModel, prompt: Prompt, material: Material, valid: pd.DataFrame, test: pd.DataFrame, budget: int = 0) -> list[Trial]:
     "The trials of the four baselines on the test records; how the neighbours vote is chosen on the validation records."
     labels, known = material.labels, valid[valid["label"] != ""]
     neighbours = neighbour_client(material, known["text"].tolist(), known["label"].tolist())
     majority = Trial("majority", score_answers(test, majority_answers(material.answers, len(test)), labels))
     untouched = try_prompt(loaded, Prompt("plain", "{{ text }}", constrained=True), test, material, "untouched base")
-    prompted = Trial("best prompt", untouched.scored) if prompt.template == "{{ text }}" and not prompt.system else try_prompt(loaded, prompt, test, material, "best prompt")
+    prompted = Trial("best prompt", untouched.scored) if prompt.template == "{{ text }}" and not prompt.system else try_prompt(loaded, prompt, test, material, "best prompt", budget)
     return [majority, untouched, prompted, run_trial("nearest neighbours", neighbours, test, labels)]
 
 # %% ../../nbs/40_measure/09_trials.ipynb #658a5a41

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'PLAIN_TEMPLATE', 'model_folder', 'hub_folder', 'model_digest', 'LoadedModel', 'load_tokenizer',
-           'load_model', 'check_files', 'read_weights', 'context_length', 'load_candidate', 'put_adapter',
-           'check_adapter']
+           'load_model', 'check_files', 'read_weights', 'context_length', 'check_model', 'load_candidate',
+           'put_adapter', 'check_adapter']
 
 # %% ../../nbs/30_models/00_base.ipynb #a06c8012
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from ..ground.core import BadInput, IntegrityError, digest_file, digest_value, r
 # %% ../../nbs/30_models/00_base.ipynb #b311fab7
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]  # what may come from the Hub: no code, no pickle
 
-# %% ../../nbs/30_models/00_base.ipynb #ebd9e87a
-def model_folder(name: str) -> Path:  # builtin:NAME, a folder, or owner/name on the Hub
+# %% ../../nbs/30_models/00_base.ipynb #74830d94
+def model_folder(name: str,  # builtin:NAME, a folder, or owner/name on the Hub
+                 root: str | Path = "") -> Path:  # where a relative folder is looked up, when it is not below the current one
     "The folder that holds the named model. Raises BadInput, saying what exists, for a name that leads nowhere."
     if name.startswith("builtin:"):
         shelf = Path(str(files("llmops_nb"))) / "models"
@@ -27,8 +28,9 @@ def model_folder(name: str) -> Path:  # builtin:NAME, a folder, or owner/name on
         if name.removeprefix("builtin:") not in known:
             raise BadInput(f"there is no model {name!r}. Builtin models are: {', '.join('builtin:' + one for one in known) or 'none'}.")
         return shelf / name.removeprefix("builtin:")
-    if Path(name).is_dir():
-        return Path(name)
+    for place in (Path(name), Path(root) / name):
+        if name and place.is_dir():
+            return place
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return hub_folder(name)
     raise BadInput(f"there is no model {name!r}: not a folder here, and not a Hub name like 'owner/name'. The model that ships with "
@@ -105,12 +107,13 @@ def load_tokenizer(folder: str | Path) -> Any:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer
 
-# %% ../../nbs/30_models/00_base.ipynb #e46e2424
+# %% ../../nbs/30_models/00_base.ipynb #d6e55dc5
 def load_model(name: str = "builtin:tiny",  # builtin:NAME, a folder, or owner/name on the Hub
-               device: str = "cpu") -> LoadedModel:  # cpu or cuda
+               device: str = "cpu",  # cpu or cuda
+               root: str | Path = "") -> LoadedModel:  # where relative folders are looked up
     "The named model, ready to be asked. Raises BadInput for an unknown name, a folder without safetensors, or an unreadable model."
     from transformers import AutoModelForCausalLM
-    folder = model_folder(name)
+    folder = model_folder(name, root)
     check_files(folder)
     tokenizer = load_tokenizer(folder)
     model = read_weights(AutoModelForCausalLM, folder, device)
@@ -153,10 +156,20 @@ def context_length(model: Any) -> int:
     sizes = [getattr(model.config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
     return next((int(size) for size in sizes if size), 2048)
 
-# %% ../../nbs/30_models/00_base.ipynb #d11587bd
+# %% ../../nbs/30_models/00_base.ipynb #16afba31
+def check_model(name: str, root: str | Path = "") -> None:  # root: where relative folders are looked up
+    "Nothing, when the name can be loaded, as far as one sees without loading it. Raises BadInput with one clear message otherwise."
+    if not name.startswith("builtin:") and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not (Path(root) / name).is_dir() and not Path(name).is_dir():
+        return  # on the Hub: only asking it would tell
+    folder = model_folder(name, root)
+    check_files(folder)
+    if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")):
+        raise BadInput(f"{folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json beside the weights.")
+
+# %% ../../nbs/30_models/00_base.ipynb #5dde1e55
 def load_candidate(folder: str | Path,  # what fine-tuning wrote: training.json with an adapter or a whole model
                    base_model: str = "",  # where the base is on this machine, if not where training.json says
-                   device: str = "cpu") -> LoadedModel:
+                   device: str = "cpu", root: str | Path = "") -> LoadedModel:
     "A fine-tuned model, ready to be asked. Raises IntegrityError when the adapter belongs to another base."
     folder = Path(folder)
     training = read_json(folder / "training.json")
@@ -164,7 +177,7 @@ def load_candidate(folder: str | Path,  # what fine-tuning wrote: training.json 
         whole = load_model(str(folder), device)
         return LoadedModel(whole.model, whole.tokenizer, f"{training['base_model']}+{training['method']}", whole.digest, whole.context,
                            training["base_digest"])
-    base = load_model(base_model or training["base_model"], device)
+    base = load_model(base_model or training["base_model"], device, root)
     if base.digest != training["base_digest"]:
         raise IntegrityError(f"the adapter in {folder} was trained on {training['base_model']} with digest {training['base_digest'][:12]}, "
                              f"but {base.name} has {base.digest[:12]}. Give the base it was trained on, or fine-tune again.")

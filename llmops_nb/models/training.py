@@ -21,12 +21,12 @@ from .base import LoadedModel
 from .checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
 from .examples import Examples, answer_logits, plan_pass, shortcut_holds, take
 
-# %% ../../nbs/30_models/06_training.ipynb #cded811f
+# %% ../../nbs/30_models/06_training.ipynb #9c39af77
 @dataclass(frozen=True)
 class Settings:
     "How to train. Zeros are filled in by `settle`."
     method: str = "lora"  # lora: small matrices beside the frozen ones; full: all weights
-    passes: int = 0  # over the training examples
+    epochs: int = 0  # over the training examples
     learning_rate: float = 0.0  # at its highest
     rank: int = 32  # of LoRA's matrices
     alpha: int = 0  # LoRA's output is scaled by alpha / rank; 0 = rank, so by one
@@ -44,18 +44,18 @@ class Settings:
     patience: int = 0  # stop after so many evaluations without a new best; 0 = never
     seed: int = 7
 
-# %% ../../nbs/30_models/06_training.ipynb #9f3bf3ec
+# %% ../../nbs/30_models/06_training.ipynb #a1d93163
 def settle(settings: Settings, labels: int,  # different first lines among the answers
            examples: int) -> Settings:
     "The settings with every zero replaced by a value that suits the data. Raises BadInput for a method or number that makes no sense."
     if settings.method not in ("lora", "full"):
         raise BadInput(f"method {settings.method!r} is unknown; use lora, full or, in the stage, both.")
-    if not 0 <= settings.dropout < 1 or not 0 <= settings.word_dropout < 1 or settings.passes < 0 or settings.learning_rate < 0 or settings.rank < 1:
-        raise BadInput(f"settings out of range: dropout and word_dropout are at least 0 and below 1, rank is at least 1, passes and "
+    if not 0 <= settings.dropout < 1 or not 0 <= settings.word_dropout < 1 or settings.epochs < 0 or settings.learning_rate < 0 or settings.rank < 1:
+        raise BadInput(f"settings out of range: dropout and word_dropout are at least 0 and below 1, rank is at least 1, epochs and "
                        f"learning_rate are not negative; got {asdict(settings)}")
     free = labels > examples / 2  # no list of labels: every answer begins differently
-    return replace(settings, passes=settings.passes or (3 if free else min(5, 2 + labels // 25)), alpha=settings.alpha or settings.rank,
-                   learning_rate=settings.learning_rate or (4e-3 if settings.method == "lora" else 2e-3), batch_tokens=settings.batch_tokens or 1024)
+    return replace(settings, epochs=settings.epochs or (3 if free else min(5, 2 + labels // 25)), alpha=settings.alpha or settings.rank,
+                   learning_rate=settings.learning_rate or (4e-3 if settings.method == "lora" else 3e-3), batch_tokens=settings.batch_tokens or 1024)
 
 # %% ../../nbs/30_models/06_training.ipynb #7d81707c
 def prepare(loaded: LoadedModel, settings: Settings) -> Any:
@@ -136,7 +136,7 @@ class Trainer:
         self.step += 1
         return value
 
-# %% ../../nbs/30_models/06_training.ipynb #2a671bc0
+# %% ../../nbs/30_models/06_training.ipynb #d14a6f09
 def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings) -> Trainer:  # settings: settled
     "A training that has not done a step yet."
     import torch
@@ -147,7 +147,7 @@ def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings) ->
     groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay}, {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     lengths = examples.length.tolist()
-    plan = [batch for number in range(settings.passes) for batch in plan_pass(lengths, settings.batch_tokens, settings.seed, number)]
+    plan = [batch for number in range(settings.epochs) for batch in plan_pass(lengths, settings.batch_tokens, settings.seed, number)]
     special = torch.tensor(sorted(loaded.tokenizer.all_special_ids))
     return Trainer(loaded, model, examples, settings, plan, optimizer, shortcut_holds(model), special)
 
@@ -188,7 +188,7 @@ class Trained:
     tokens: int  # tokens of prompts and answers that were read, padding not counted
     exact: float  # share of validation examples with the right first line, at the best step
 
-# %% ../../nbs/30_models/06_training.ipynb #71b5c893
+# %% ../../nbs/30_models/06_training.ipynb #5098dad3
 def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Settings,  # settings: settled
           folder: Path | None = None,  # for checkpoints; None = none are written
           on_step: Callable[[int, float, int], None] | None = None,  # told step (from 1), loss, tokens read so far
@@ -198,7 +198,7 @@ def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Se
     fingerprint = training_fingerprint(trainer, valid)
     if folder and (found := newest_checkpoint(folder, fingerprint)):
         resume(trainer, found)
-    every = max(1, len(trainer.plan) // (settings.passes * settings.evaluations))
+    every = max(1, len(trainer.plan) // (settings.epochs * settings.evaluations))
     cumulated = tokens_read(trainer)
     trainer.model.train()
     while trainer.step < len(trainer.plan) and not out_of_patience(trainer):

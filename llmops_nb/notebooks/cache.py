@@ -103,7 +103,7 @@ def value_digest(value: Any, root: Path) -> Any:
     except OSError:
         return value
 
-# %% ../../nbs/80_notebooks/01_cache.ipynb #940f5a54
+# %% ../../nbs/80_notebooks/01_cache.ipynb #4e616bea
 def key_parts(template: Path, parameters: dict[str, Any], inputs: dict[str, str], root: Path, policy: dict | None = None) -> dict[str, Any]:
     "Everything that a stage's result depends on, by kind: template, parameters, inputs, modules, data, dependencies, and the policy where the stage applies one."
     source = template_code(template)
@@ -111,7 +111,7 @@ def key_parts(template: Path, parameters: dict[str, Any], inputs: dict[str, str]
     layers = {name.split(".")[1] for name in modules if name.count(".") >= 1}
     return {"template": code_digest(source), "parameters": {name: value_digest(value, root) for name, value in parameters.items()}, "inputs": inputs, "modules": modules,
             "data": {layer: found for layer in sorted(layers) if (found := layer_data(layer))}, "dependencies": dependencies(),
-            "policy": digest_value(policy) if policy and "policy" in parameters else ""}
+            "policy": digest_value(policy) if policy else ""}
 
 # %% ../../nbs/80_notebooks/01_cache.ipynb #e5757336
 def changes(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:

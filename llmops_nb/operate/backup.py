@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'Choice', 'choose_files', 'copy_file', 'Snapshot', 'parts_elsewhere', 'take_snapshot', 'list_snapshots',
-           'open_snapshot', 'restore_snapshot', 'copy_plain']
+           'backup_folder', 'name_now', 'prune_snapshots', 'open_snapshot', 'restore_snapshot', 'copy_plain']
 
-# %% ../../nbs/70_operate/05_backup.ipynb #aa1704bb
+# %% ../../nbs/70_operate/05_backup.ipynb #bc5b599b
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..ground.audit import workspace_id
 from ..ground.core import BadInput, IntegrityError, check_name, digest_file, read_json, sync_folder, temporary_name, write_json
-from ..ground.settings import Workspace
+from ..ground.settings import Workspace, home
 from ..ground.store import check_inside
 from .seal import open_file, read_key_file, seal_file
 
@@ -136,6 +137,29 @@ def list_snapshots(target: str | Path) -> list[str]:
     "Names of the finished snapshots in a folder, oldest first; half ones are not among them."
     found = [path for path in Path(target).iterdir() if not path.name.startswith(".") and any((path / name).is_file() for name in ("manifest.json", "manifest.sealed"))] if Path(target).is_dir() else []
     return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))]
+
+# %% ../../nbs/70_operate/05_backup.ipynb #738a552e
+def backup_folder(workspace: Workspace, given: str = "") -> Path:  # given: "" = the user's own folder
+    "The folder for the snapshots of a workspace. Raises BadInput for one inside the workspace."
+    folder = Path(given).resolve() if given else home() / "backups" / workspace_id(workspace)
+    if folder.is_relative_to(workspace.root.resolve()):
+        raise BadInput(f"{folder} is inside the workspace: what destroys the one destroys the other. Give a folder elsewhere.")
+    return folder
+
+# %% ../../nbs/70_operate/05_backup.ipynb #70f6ffc1
+def name_now() -> str:
+    "A snapshot name from this moment in UTC."
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
+
+# %% ../../nbs/70_operate/05_backup.ipynb #2494b1f7
+def prune_snapshots(target: str | Path, keep: int) -> list[str]:
+    "Delete the oldest snapshots but `keep`; the names that stay, oldest first. At least one always stays."
+    names = list_snapshots(target)
+    for name in names[: -max(1, keep)]:
+        gone = temporary_name(Path(target) / name)
+        os.rename(Path(target) / name, gone)
+        shutil.rmtree(gone)
+    return list_snapshots(target)
 
 # %% ../../nbs/70_operate/05_backup.ipynb #1dec4d97
 def open_snapshot(path: str | Path, key_file: str | Path = "") -> Snapshot:

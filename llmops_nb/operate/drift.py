@@ -84,23 +84,22 @@ def embed_texts(texts: Sequence[str], weights: np.ndarray) -> np.ndarray:  # -> 
     vectors = np.sqrt(hash_features(texts)) * weights
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
-# %% ../../nbs/70_operate/01_drift.ipynb #58886454
+# %% ../../nbs/70_operate/01_drift.ipynb #eb7f5bd6
 def mean_discrepancy(reference: np.ndarray, window: np.ndarray, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:  # vectors, one a row
-    "Squared distance of the two means, and its p-value among random divisions of both samples put together (a first 200 settle clear cases)."
+    "Squared distance of the two means, and its p-value among random divisions of both samples put together (drawn in hundreds until the case is clear: Besag and Clifford 1991)."
     n, m = len(reference), len(window)
     if not n or not m:
         return 0.0, 1.0
     rng, both = np.random.default_rng(seed), np.vstack([reference, window])
     size = float(((reference.mean(axis=0) - window.mean(axis=0)) ** 2).sum())
     both = (both - both.mean(axis=0)) @ rng.choice(np.array([-1, 1], np.float32), (both.shape[1], 128))  # distances survive a random projection
-    chosen, far, seen = np.zeros(n + m, np.float32), 0, float((both[n:].sum(axis=0) ** 2).sum())
+    chosen, far, tried, seen = np.zeros(n + m, np.float32), 0, 0, float((both[n:].sum(axis=0) ** 2).sum())
     chosen[n:] = 1
-    for done, more in ((0, 200), (200, rounds - 200)):
-        divisions = rng.permuted(np.tile(chosen, (more, 1)), axis=1)
+    while tried < rounds and far <= 20:
+        divisions = rng.permuted(np.tile(chosen, (200, 1)), axis=1)
         far += int((((divisions @ both) ** 2).sum(axis=1) >= seen * (1 - 1e-6)).sum())
-        if far > 20:
-            break
-    return size, (1 + far) / (1 + done + more)
+        tried += 200
+    return size, (1 + far) / (1 + tried)
 
 # %% ../../nbs/70_operate/01_drift.ipynb #5cfa13ff
 def detect_languages(texts: Sequence[str]) -> list[str]:

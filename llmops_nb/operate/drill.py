@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['is_database', 'read_tables', 'FileComparison', 'compare_file', 'compare_workspaces', 'run_check', 'check_receipts',
-           'Drill', 'run_drill', 'plot_drill']
+           'check_databases', 'check_audit', 'Drill', 'run_drill', 'parts_of', 'plot_drill']
 
-# %% ../../nbs/70_operate/06_drill.ipynb #caca98c6
+# %% ../../nbs/70_operate/06_drill.ipynb #20d44e60
 import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..ground.audit import open_audit
 from ..ground.core import IntegrityError, LlmopsError, canonical_json, digest_bytes, digest_file
 from ..ground.settings import Workspace
 from ..ground.store import Store
@@ -92,7 +93,23 @@ def check_receipts(workspace: Workspace, verify: Callable[[Path], Any], sample: 
             problems.append(f"{path.relative_to(workspace.root)}: {error}")
     return problems if paths else ["there is no receipt"]
 
-# %% ../../nbs/70_operate/06_drill.ipynb #70cca265
+# %% ../../nbs/70_operate/06_drill.ipynb #80549e43
+def check_databases(workspace: Workspace) -> list[str]:
+    "What is wrong with the databases of a workspace: pages, indexes, references between tables."
+    problems, found = [], [path for path in sorted(workspace.private.glob("*.sqlite")) if is_database(path)]
+    for path in found:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            said = [row[0] for row in connection.execute("pragma integrity_check")]
+            problems += [f"{path.name}: {one}" for one in said if one != "ok"]
+            problems += [f"{path.name}: a row of {row[0]} refers to nothing in {row[2]}" for row in connection.execute("pragma foreign_key_check")]
+    return problems if found else ["there is no database"]
+
+# %% ../../nbs/70_operate/06_drill.ipynb #1f92c052
+def check_audit(workspace: Workspace) -> list[str]:
+    "What is wrong with the hash-chained audit log of a workspace."
+    return list(open_audit(workspace).verify().problems)
+
+# %% ../../nbs/70_operate/06_drill.ipynb #1457618b
 @dataclass(frozen=True)
 class Drill:
     "What a drill measured."
@@ -115,7 +132,12 @@ class Drill:
         states = [row.state for row in self.files]
         return {state: states.count(state) for state in ("identical", "newer rows", "changed since", "gone since", "different")}
 
-# %% ../../nbs/70_operate/06_drill.ipynb #494b75f5
+    def row(self) -> dict:
+        "The content of drill.json."
+        return {"passed": self.passed, "files": self.count(), "not_identical": [asdict(row) for row in self.files if row.state != "identical"], "checks": self.checks, "restore_seconds": self.restore_seconds,
+                "recovery_seconds": self.recovery_seconds, "recovery_point_seconds": self.recovery_point_seconds, "bytes": self.bytes}
+
+# %% ../../nbs/70_operate/06_drill.ipynb #bfa9a12d
 def run_drill(snapshot: Snapshot, living: Workspace, target: str | Path, checks: dict[str, Callable[[Workspace], Any]],  # name → a function of the restored workspace that returns problems
               key_file: str | Path = "") -> Drill:
     "Restore elsewhere, check, compare, and measure. Raises what restore_snapshot raises for a snapshot that is not whole."
@@ -123,19 +145,30 @@ def run_drill(snapshot: Snapshot, living: Workspace, target: str | Path, checks:
     start = perf_counter()
     restored = restore_snapshot(snapshot.path, target, key_file)
     seconds = perf_counter() - start
-    everything = {"store: every blob hashed": lambda place: Store(place.address("store")).verify(), **checks}
+    everything = {"databases: pages and references": check_databases, "store: every blob hashed": lambda place: Store(place.address("store")).verify(), "audit log: chain and witness": check_audit, **checks}
     said = [run_check(name, lambda check=check: check(restored)) for name, check in everything.items()]
     total = perf_counter() - start
     return Drill(restored, compare_workspaces(restored, living, snapshot), said, seconds, total, age, snapshot.bytes)
 
-# %% ../../nbs/70_operate/06_drill.ipynb #f6c6a900
+# %% ../../nbs/70_operate/06_drill.ipynb #e6da49ca
+def parts_of(snapshot: Snapshot) -> list[dict]:
+    "Files and megabytes of a snapshot by part of the workspace."
+    def part(name: str) -> str:
+        where = name.split("/")
+        return {".llmops": f"{where[1].removesuffix('.sqlite')} (.llmops)" if len(where) > 1 else "", "runs": "runs: notebooks, reports, receipts", "templates": "own templates"}.get(where[0], "settings, policy, objectives and more")
+    found: dict[str, list[int]] = {}
+    for name, entry in snapshot.manifest["files"].items():
+        found.setdefault(part(name), []).append(entry["size"])
+    return [{"part": name, "files": len(sizes), "megabytes": round(sum(sizes) / 1e6, 3)} for name, sizes in sorted(found.items())]
+
+# %% ../../nbs/70_operate/06_drill.ipynb #4c624229
 def plot_drill(drill: Drill):  # -> Axes
     "How long each part of the recovery took, in the order in which it happened."
     import matplotlib.pyplot as plt
     import seaborn as sns
     parts = [("restore and hash every file", drill.restore_seconds), *((check["check"], check["seconds"]) for check in drill.checks)]
     axes, start = plt.subplots(figsize=(8, 0.5 * len(parts) + 1.4))[1], 0.0
-    for row, ((name, seconds), colour) in enumerate(zip(parts, sns.color_palette("colorblind", len(parts)))):
+    for row, ((_, seconds), colour) in enumerate(zip(parts, sns.color_palette("colorblind", len(parts)))):
         axes.barh(row, seconds, left=start, color=colour)
         axes.text(start + seconds, row, f" {seconds:.2f} s", va="center", fontsize="small")
         start += seconds

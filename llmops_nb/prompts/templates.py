@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['SOURCE_LIMIT', 'OUTPUT_LIMIT', 'STEP_LIMIT', 'NUMBER_LIMIT', 'ALLOWED_NODES', 'FILTERS', 'INPUTS', 'join_lines',
            'shorten', 'measured', 'PromptEnvironment', 'count_steps', 'compile_template', 'check_nodes',
-           'render_template', 'Prompt', 'read_prompt', 'render_prompt']
+           'render_template', 'Prompt', 'read_prompt', 'read_prompts', 'render_prompt']
 
-# %% ../../nbs/20_prompts/01_templates.ipynb #e3ba16b8
+# %% ../../nbs/20_prompts/01_templates.ipynb #d45118f1
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta, nodes, pass_context
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-from ..ground.core import BadInput, canonical_json, digest_value
+from ..ground.core import BadInput, canonical_json, digest_value, read_json
 
 # %% ../../nbs/20_prompts/01_templates.ipynb #003d1ccf
 SOURCE_LIMIT = 20_000  # characters of a template
@@ -191,6 +192,19 @@ def read_prompt(row: dict) -> Prompt:  # the content of a prompt.json
     compile_template(prompt.template)
     compile_template(prompt.system)
     return prompt
+
+# %% ../../nbs/20_prompts/01_templates.ipynb #005686a7
+def read_prompts(path: str | Path) -> list[Prompt]:  # a JSON file with a list of prompts; "" for none
+    "The prompts of a file. Raises BadInput when it is no list of prompts, or two have the same name."
+    if not str(path):
+        return []
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{path} must hold a JSON list of prompts, each with a name and a template")
+    prompts = [read_prompt(row) for row in rows]
+    if len({prompt.name for prompt in prompts}) < len(prompts):
+        raise BadInput(f"{path} has two prompts of the same name; names are how reports tell them apart")
+    return prompts
 
 # %% ../../nbs/20_prompts/01_templates.ipynb #38b74c73
 def render_prompt(prompt: Prompt, values: dict) -> list[dict]:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['question_digest', 'read_progress', 'answer_file']
 
-# %% ../../nbs/60_serve/07_batch.ipynb #2e917a7e
+# %% ../../nbs/60_serve/07_batch.ipynb #78530957
 from pathlib import Path
 
-from ..ground.core import BadInput, canonical_json, digest_value, read_lines, write_lines
+from ..ground.core import BadInput, canonical_json, digest_value, read_lines
 from ..prompts.clients import Client
 from .journal import mend
 

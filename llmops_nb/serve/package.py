@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['EXTRA', 'PromptedClient', 'Deployment', 'answer_limit', 'save_model', 'save_material', 'make_package',
-           'read_deployment', 'open_package', 'model_name']
+           'package_neighbours', 'package_candidate', 'read_deployment', 'open_package', 'model_name']
 
-# %% ../../nbs/60_serve/09_package.ipynb #3c6efac2
-import shutil
+# %% ../../nbs/60_serve/09_package.ipynb #09b0d0f4
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..govern.policy import is_fine_tuned
 from ..ground.core import BadInput, IntegrityError, check_name, digest_file, read_json, write_json
 from ..models.base import load_candidate, load_model
 from ..models.chat import encode_conversations
 from ..models.generate import LocalClient
 from ..prompts.clients import Answer, Client
+from ..prompts.retrieval import NeighbourClient, NeighbourVote
 from ..prompts.templates import Prompt, read_prompt
-from ..prompts.variants import Material, list_choices, render_records
+from ..prompts.variants import Material, collect_material, list_choices, neighbour_client, render_records
 
 # %% ../../nbs/60_serve/09_package.ipynb #146ec212
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PromptedClient:
         rendered = render_records(self.prompt, texts, self.material, self.count_tokens, self.context - max_new_tokens)
         return self.client.ask(rendered.conversations, max_new_tokens, choices)
 
-# %% ../../nbs/60_serve/09_package.ipynb #94c59806
+# %% ../../nbs/60_serve/09_package.ipynb #0ce98872
 @dataclass(frozen=True)
 class Deployment:
     "The content of deployment.json."
@@ -56,7 +57,7 @@ class Deployment:
     method: str  # how the base was adapted; "none" for the base itself
     choices: tuple[str, ...]  # allowed first lines; () = free text
     max_new_tokens: int
-    prompted: bool  # whether prompt.json is applied by the server
+    kind: str  # model | prompted (prompt.json is applied by the server) | neighbours (the vote of the nearest training records, no model)
     demonstration: bool
     files: dict[str, str]  # path in the package → SHA-256
 
@@ -83,7 +84,7 @@ def save_material(folder: Path, prompt: Prompt, material: Material) -> None:
     write_json(folder / "prompt.json", prompt.row())
     write_json(folder / "material.json", {name: value for name, value in needed.items() if not name.startswith("_")})
 
-# %% ../../nbs/60_serve/09_package.ipynb #795a83fd
+# %% ../../nbs/60_serve/09_package.ipynb #2edc6702
 def make_package(folder: str | Path,  # an empty folder
                  release: dict,  # content of release.json; {} for a package that is not released
                  release_digest: str, adapter: str | Path | None, base_model: str = "builtin:tiny", prompt: Prompt | None = None,  # None: callers' messages go to the model as they are
@@ -102,9 +103,36 @@ def make_package(folder: str | Path,  # an empty folder
     files = {path.relative_to(folder).as_posix(): digest_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     limit = answer_limit(saved.pop("tokenizer"), targets or choices or [""])
     deployment = Deployment(release.get("name", "model"), release.get("version", ""), release_digest, **saved, choices=tuple(choices), max_new_tokens=limit,
-                            prompted=prompt is not None, demonstration=bool(release.get("demonstration")), files=files)
+                            kind="prompted" if prompt else "model", demonstration=bool(release.get("demonstration")), files=files)
     write_json(folder / "deployment.json", asdict(deployment) | {"choices": list(deployment.choices)})
     return deployment
+
+# %% ../../nbs/60_serve/09_package.ipynb #6ac1c3dc
+def package_neighbours(folder: str | Path, release: dict, release_digest: str, material: Material, texts: Sequence[str], labels: Sequence[str]) -> Deployment:  # texts, labels: validation records, to choose how the vote is held
+    "A package that answers by the vote of the nearest training records. Raises BadInput for a folder that is not empty."
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty; a package would be mixed with what is there.")
+    client = neighbour_client(material, texts, labels)
+    write_json(folder / "material.json", {"labels": material.labels, "texts": material.texts, "answers": material.answers, "replies": material.replies or [""] * len(material.texts)})
+    write_json(folder / "vote.json", asdict(client.vote))
+    files = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
+    deployment = Deployment(release.get("name", "model"), release.get("version", ""), release_digest, "none", "", "neighbours", tuple(material.labels), 256, "neighbours", bool(release.get("demonstration")), files)
+    write_json(folder / "deployment.json", asdict(deployment) | {"choices": list(deployment.choices)})
+    return deployment
+
+# %% ../../nbs/60_serve/09_package.ipynb #ad138949
+def package_candidate(folder: str | Path, candidate: str,  # the name that the evaluation proposes; "" = the fine-tuned model
+                      release: dict, release_digest: str, adapter: str | Path, dataset: Any, prompt: Prompt) -> Deployment:  # dataset: data.records.Dataset
+    "The package of the proposed candidate. Raises what make_package raises."
+    material, word = collect_material(dataset), candidate.lower()
+    targets = list(dataset.train["target"])
+    if not candidate or is_fine_tuned(candidate):
+        return make_package(folder, release, release_digest, adapter, material=material, targets=targets)
+    if "neighbour" in word or "neighbor" in word:
+        return package_neighbours(folder, release, release_digest, material, list(dataset.valid["text"]), list(dataset.valid["label"]))
+    base = read_json(Path(adapter) / "training.json")["base_model"]
+    return make_package(folder, release, release_digest, None, base, None if "base" in word else prompt, material, targets)
 
 # %% ../../nbs/60_serve/09_package.ipynb #df016a75
 EXTRA = ("deployment.json", "answers.jsonl", "README.md")  # beside the model, not part of what answers
@@ -127,12 +155,15 @@ def read_deployment(folder: str | Path) -> Deployment:
             raise IntegrityError(f"{folder}: {name} was changed after it was packaged. Nothing is served from it; package again (stage 10).")
     return deployment
 
-# %% ../../nbs/60_serve/09_package.ipynb #5470a320
+# %% ../../nbs/60_serve/09_package.ipynb #abb26945
 def open_package(folder: str | Path) -> tuple[Client, Deployment]:
     "A client that answers as the release does, and the package's description. Raises BadInput, IntegrityError."
     folder, deployment = Path(folder), read_deployment(folder)
+    if deployment.kind == "neighbours":
+        material, vote = Material(**read_json(folder / "material.json")), NeighbourVote(**read_json(folder / "vote.json"))
+        return NeighbourClient(material.texts, material.answers, material.replies, vote), deployment
     loaded = load_model(str(folder / "model"))
-    if not deployment.prompted:
+    if deployment.kind == "model":
         return LocalClient(loaded), deployment
     count = lambda conversations: [len(ids) for ids in encode_conversations(loaded.tokenizer, conversations)]
     prompt, material = read_prompt(read_json(folder / "prompt.json")), Material(**read_json(folder / "material.json"))

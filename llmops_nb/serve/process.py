@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['approval_check', 'inspect_prompt', 'build_service', 'end_with_parent', 'parse_arguments', 'main', 'start_server',
-           'end_process', 'wait_ready']
+           'end_process', 'wait_ready', 'keep_log']
 
-# %% ../../nbs/60_serve/10_process.ipynb #99e97215
+# %% ../../nbs/60_serve/10_process.ipynb #6353d7b1
 import argparse
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from ..data.privacy import replace_personal
 from ..govern.approval import require_approved, verify_release
 from ..govern.release import open_office
 from ..ground.core import IntegrityError, LlmopsError, NotAllowed
@@ -27,7 +29,7 @@ from ..ground.store import digest_folder
 from ..measure.redteam import detect_attack
 from .app import Service
 from .journal import Journal
-from .keys import Door, Key, KeyRing, make_key, write_keys
+from .keys import Door, KeyRing, make_key, write_keys
 from .package import Deployment, model_name, open_package
 from .server import RunningServer, open_port, serve_forever
 
@@ -56,10 +58,10 @@ def inspect_prompt(text: str) -> list[str]:
     finding = detect_attack(text)
     return list(finding.kinds) if finding.attack else []
 
-# %% ../../nbs/60_serve/10_process.ipynb #2852ef9e
+# %% ../../nbs/60_serve/10_process.ipynb #be71fdcc
 def build_service(package: str | Path, folder: str | Path,  # folder: of keys.json and the journals
                   workspace: str = "", digest: str = "",  # digest the package must have as an artifact; "" = any
-                  try_out: bool = False, redact: Callable[[str], str] | None = None, **limits: Any) -> Service:  # limits: fields of Service
+                  try_out: bool = False, redact: Callable[[str], str] | None = replace_personal, **limits: Any) -> Service:  # limits: fields of Service
     "A service around a package. Raises IntegrityError for a package that is not the expected one, NotAllowed for one that may not be served."
     if digest and (found := digest_folder(package)) != digest:
         raise IntegrityError(f"{package} has the digest {found[:12]}, expected was {digest[:12]}. Get it from the store again.")
@@ -157,3 +159,11 @@ def wait_ready(server: RunningServer, seconds: float = 120.0) -> RunningServer:
             sleep(0.05)
     server.stop()
     raise LlmopsError(f"the server at {server.url} did not answer within {seconds:g} seconds.")
+
+# %% ../../nbs/60_serve/10_process.ipynb #4da0ed63
+def keep_log(folder: str | Path, target: str | Path) -> Path:  # folder: of a server that has ended
+    "Request log and feedback of a server, copied; an empty feedback file where nobody said anything. Keys stay behind."
+    target = Path(target)
+    for name in ("requests.jsonl", "feedback.jsonl"):
+        shutil.copyfile(Path(folder) / name, target / name)
+    return target

@@ -1,0 +1,105 @@
+"""A stand-in for the W&B service: enough of its HTTP API for `wandb sync` to finish; counts what it receives.
+
+Each line of the log is one thing received: graphql (operation, variables), stream (history and summary rows by file name), upload, other.
+"""
+import gzip
+import json
+import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def answers(values: dict, port: int) -> dict:
+    "What each GraphQL operation is answered with, by operation name."
+    upload = f"http://127.0.0.1:{port}/upload"
+    project = {"id": "UHJv", "name": values.get("project") or "p", "entity": {"id": "RW50", "name": values.get("entity") or "me"}}
+    bucket = {"id": "UnVu", "name": values.get("name") or "r", "displayName": "d", "description": "", "config": "{}", "sweepName": None, "historyLineCount": 0, "eventsLineCount": 0,
+              "logLineCount": 0, "project": project}
+    manifest = {"artifactManifest": {"id": "TWFu", "file": {"id": "Rmls", "name": "wandb_manifest.json", "displayName": "wandb_manifest.json", "uploadUrl": f"{upload}/manifest", "uploadHeaders": []}}}
+    files = [{"node": {"id": f"Rm{i}", "name": f.get("name"), "displayName": f.get("name"), "uploadUrl": f"{upload}/artifact/{f.get('name')}", "uploadHeaders": [], "storagePath": "x",
+                       "uploadMultipartUrls": None, "artifact": {"id": "QXJ0"}}} for i, f in enumerate(values.get("artifactFiles") or [])]
+    return {
+        "Viewer": {"viewer": {"id": "VXNl", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+        "UpsertBucket": {"upsertBucket": {"inserted": True, "bucket": bucket}},
+        "CreateRunFiles": {"createRunFiles": {"runID": "UnVu", "uploadHeaders": [], "files": [{"name": n, "uploadUrl": f"{upload}/{n}"} for n in values.get("files") or []]}},
+        "CreateArtifact": {"createArtifact": {"artifact": {"id": "QXJ0", "digest": values.get("digest"), "state": "PENDING", "aliases": [], "artifactSequence": {"id": "U2Vx", "latestArtifact": None}}}},
+        "CreateArtifactManifest": {"createArtifactManifest": manifest},
+        "UpdateArtifactManifest": {"updateArtifactManifest": manifest},
+        "CreateArtifactFiles": {"createArtifactFiles": {"files": {"edges": files}}},
+        "CommitArtifact": {"commitArtifact": {"artifact": {"id": "QXJ0", "digest": "x"}}},
+        "NotifyScriptableRunAlert": {"notifyScriptableRunAlert": {"success": True}},
+    }
+
+
+class Handler(BaseHTTPRequestHandler):
+    "Answers W&B's client and remembers what it said."
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_): pass
+
+    def body(self) -> bytes:
+        data = self.rfile.read(int(self.headers.get("content-length") or 0))
+        return gzip.decompress(data) if self.headers.get("content-encoding") == "gzip" else data
+
+    def reply(self, value: object) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        data = self.body()
+        if self.path.startswith("/graphql"):
+            request = json.loads(data)
+            found = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+            name = found.group(1) if found else ""
+            self.server.received.append({"kind": "graphql", "operation": name, "variables": request.get("variables") or {}})
+            self.reply({"data": answers(request.get("variables") or {}, self.server.server_port).get(name, {})})
+        elif "file_stream" in self.path:
+            self.server.received.append({"kind": "stream", "path": self.path, **json.loads(data)})
+            self.reply({"exitcode": None, "limits": {}})
+        else:
+            self.server.received.append({"kind": "other", "path": self.path})
+            self.reply({})
+
+    def do_PUT(self) -> None:
+        self.server.received.append({"kind": "upload", "path": self.path, "bytes": len(self.body())})
+        self.reply({})
+
+    def do_GET(self) -> None:
+        self.reply({})
+
+
+class Service:
+    "The stand-in, listening on a free loopback port until closed."
+
+    def __init__(self, port: int = 0):
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.received = []
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def received(self) -> list[dict]: return self.server.received
+
+    def history(self) -> dict[str, int]:
+        "Rows of history received, by W&B run."
+        rows: dict[str, set[int]] = {}
+        for item in self.received:
+            files = (item.get("files") or {}) if item["kind"] == "stream" else {}
+            if "wandb-history.jsonl" in files:
+                run, part = item["path"].split("/")[-2], files["wandb-history.jsonl"]
+                rows.setdefault(run, set()).update(range(part["offset"], part["offset"] + len(part["content"])))
+        return {run: len(found) for run, found in rows.items()}
+
+    def close(self) -> None: self.server.shutdown()
+
+
+if __name__ == "__main__":
+    service = Service(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    print(service.address, flush=True)
+    threading.Event().wait()

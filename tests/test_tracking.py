@@ -1,0 +1,119 @@
+"W&B can neither stop nor hang a stage, and whatever it missed is sent later, once."
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import llmops
+from standin import Service
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def write_stage(workspace: Path, name: str, body: str) -> None:
+    "Give a workspace one small stage of its own."
+    import json
+
+    code = f"from llmops_nb.ground.stage import open_stage\nstage = open_stage({name.partition('_')[2]!r}, globals())\n{body}\n(stage.output({name + '_out'!r}) / 'x').write_text('x')\nstage.close()"
+    cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# T\n> Why?"},
+             {"cell_type": "code", "id": "b", "metadata": {"tags": ["parameters"]}, "source": "seed: int = 7  # seed", "outputs": [], "execution_count": None},
+             {"cell_type": "code", "id": "c", "metadata": {}, "source": code, "outputs": [], "execution_count": None}]
+    path = workspace / "templates" / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}, "nbformat": 4, "nbformat_minor": 5}))
+
+
+LOG_FIVE = "for i in range(5):\n    stage.log(step=i, loss=1 / (i + 1))\nstage.metric('accuracy', 0.8)"
+
+
+def test_unreachable_online_finishes_and_sync_sends_once(workspace: Path, home: Path):
+    (workspace / "settings.ini").write_text("[tracking]\nmode = online\naddress = http://127.0.0.1:9\nentity = me\n")
+    write_stage(workspace, "90_count", LOG_FIVE)
+    done = llmops(workspace, "run", "count", home=home, WANDB_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    unsent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
+    assert unsent.returncode == 1 and "does not answer" in unsent.stderr
+    service = Service()
+    try:
+        (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
+        sent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
+        assert sent.returncode == 0 and "1 of 1 sent" in sent.stdout, sent.stdout + sent.stderr
+        rows = service.history()
+        assert len(rows) == 1 and sum(rows.values()) >= 5
+        before = len(service.received)
+        again = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
+        assert again.returncode == 0 and "Nothing to send" in again.stdout and len(service.received) == before
+    finally:
+        service.close()
+
+
+def test_online_streams_to_a_service_that_answers(workspace: Path, home: Path):
+    service = Service()
+    try:
+        (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
+        write_stage(workspace, "90_count", LOG_FIVE)
+        assert llmops(workspace, "run", "count", home=home, WANDB_API_KEY=KEY).returncode == 0
+        deadline = time.time() + 40
+        while time.time() < deadline and sum(service.history().values()) < 5:
+            time.sleep(0.5)
+        assert sum(service.history().values()) >= 5
+    finally:
+        service.close()
+
+
+def test_killed_tracker_is_not_noticed_and_made_good(workspace: Path, home: Path):
+    write_stage(workspace, "90_count", "import time\nfor i in range(40):\n    stage.log(step=i, loss=1.0)\n    time.sleep(0.1)")
+    command = [sys.executable, "-m", "llmops_nb.desk.cli", "run", "count"]
+    environment = {**{n: v for n, v in os.environ.items() if not n.startswith(("LLMOPS_", "WANDB_"))}, "LLMOPS_HOME": str(home)}
+    runner = subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    import psutil
+
+    killed = 0
+    deadline = time.time() + 60
+    while runner.poll() is None and time.time() < deadline:
+        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
+            words = " ".join(process.info["cmdline"] or [])
+            ours = str(workspace) in words and "tracking import follow" in words
+            core = "wandb-core" in (process.info["name"] or "") and ours_is_parent(process, workspace)
+            if core or (ours and killed):
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+        time.sleep(0.2)
+    assert runner.wait(60) == 0, runner.stderr.read()
+    assert killed, "there was no tracker to kill"
+    from llmops_nb.ground.ledger import Ledger, series, sql, stages
+    from llmops_nb.ground.settings import Workspace
+
+    ledger = Ledger(Workspace(workspace).address("ledger"))
+    assert ledger.rows(sql.select(stages))[-1]["status"] == "done"
+    assert len(ledger.rows(sql.select(series))) == 40
+    service = Service()
+    try:
+        (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
+        sent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+        assert sum(service.history().values()) >= 40
+    finally:
+        service.close()
+
+
+def ours_is_parent(process, workspace: Path) -> bool:
+    "Whether a wandb-core belongs to the mirror of this workspace."
+    import psutil
+
+    try:
+        return any(str(workspace) in " ".join(parent.cmdline()) for parent in process.parents())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize("mode", ["disabled", "sideways"])
+def test_other_modes(workspace: Path, home: Path, mode: str):
+    (workspace / "settings.ini").write_text(f"[tracking]\nmode = {mode}\n")
+    write_stage(workspace, "90_count", LOG_FIVE)
+    done = llmops(workspace, "run", "count", home=home)
+    assert done.returncode == (0 if mode == "disabled" else 1)
+    assert mode == "disabled" or "mode = sideways" in done.stderr
