@@ -22,7 +22,7 @@ from llmops_nb.govern.registry import promote, release_at
 from llmops_nb.govern.release import Office, Release, find_release, open_office, propose_release, release_manifest, release_subjects
 from llmops_nb.govern.signoff import Intent, prepare_signoff, sign_release
 from llmops_nb.ground import ledger as tables
-from llmops_nb.ground.audit import AuditLog, Entry, export_log, verify_export, write_entry
+from llmops_nb.ground.audit import AuditLog, Entry, declare_restore, export_log, verify_export, write_entry
 from llmops_nb.ground.checkpoint import add_leaf, leaf_hash, tree_root, write_checkpoint
 from llmops_nb.ground.core import IntegrityError, LlmopsError, NotAllowed, canonical_json, digest_bytes, digest_value, write_json
 from llmops_nb.ground.ledger import now, sql
@@ -174,6 +174,8 @@ def test_withdrawing_works_at_once_and_for_good(house: House) -> None:
     assert not house.ok()
     house.sign("carl", "alice", "bob")
     assert not house.ok()
+    revoke_key(house.office, house.keys["carl"].key_id, "to silence him")
+    assert "revoke by carl" in verify_release(house.office, house.release).reason
 
 
 @pytest.mark.parametrize("subject", ["adapter", "dataset", "evaluation", "prompt", "security", "release"])
@@ -372,6 +374,20 @@ def test_two_views_of_one_log_are_told_apart(log: AuditLog, tmp_path: Path) -> N
     second.append("release.promote", "x", {"release": "b" * 64})
     assert log.verify().ok and second.verify().ok
     assert not log.verify(second.witness).ok and not second.verify(log.witness).ok
+
+
+def test_a_restore_counts_only_when_declared_and_by_an_administrator_where_there_is_one(log: AuditLog) -> None:
+    root = create_key("root", None, log.path.parent / "keys")
+    log.append("person.enrol", "workspace", details={"person": "root", "roles": ["admin"], "key_id": root.key_id, "public_hex": root.public_hex})
+    shutil.copy(log.path, log.path.with_name("snapshot.sqlite"))
+    log.append("release.promote", "workspace")
+    shutil.copy(log.path.with_name("snapshot.sqlite"), log.path)
+    assert not log.verify().ok
+    declare_restore(log, "root", "disk died", root)
+    assert log.verify().ok and log.verify().restored == 1
+    shutil.copy(log.path.with_name("snapshot.sqlite"), log.path)
+    declare_restore(log, "workspace", "nothing to see here")
+    assert any("only administrators" in problem for problem in log.verify().problems)
 
 
 def test_a_lost_or_damaged_witness_is_said(log: AuditLog) -> None:

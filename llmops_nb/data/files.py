@@ -272,14 +272,15 @@ def take_row(found: Rows, line: int, values: dict | str, raw: str) -> None:
     found.cleaned += clean != values
     found.rows.append((found.read, line, clean))
 
-# %% ../../nbs/10_data/05_files.ipynb #1093e1de
+# %% ../../nbs/10_data/05_files.ipynb #43cf08e1
 def read_rows(path: Path, head: bool = False) -> Rows:  # head: only the beginning, to check names quickly
     "All rows of a file with the rejected ones accounted for. Raises BadInput when the file as a whole is unusable or too much of it is."
     columns, items, digest = iterate(path, head)
-    found = Rows(path.name, columns or [], digest=digest)
+    found, known = Rows(path.name, columns or [], digest=digest), set(columns or [])
     for line, values, raw in items:
-        if isinstance(values, dict) and len(found.columns) < MAX_COLUMNS:
-            found.columns += [name for name in values if name not in found.columns]
+        if isinstance(values, dict) and len(known) < MAX_COLUMNS and not known.issuperset(values):
+            found.columns += [name for name in values if name not in known]
+            known.update(values)
             if values and not raw and set(values.values()) == {None}:  # a CSV's header
                 continue
         take_row(found, line, values, raw)

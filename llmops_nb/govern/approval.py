@@ -119,10 +119,10 @@ def standing(signed: list[Signed], decision: str) -> list[Signed]:
             last[one.row["person"]] = one
     return [one for one in last.values() if one.row["decision"] == decision] if decision in ("approve", "reject") else [one for one in signed if one.row["decision"] == decision]
 
-# %% ../../nbs/50_govern/04_approval.ipynb #3912f525
+# %% ../../nbs/50_govern/04_approval.ipynb #e74c9f04
 def withdrawn(signed: list[Signed]) -> list[Signed]:
-    "Withdrawals and rejections that are proper signatures by people who may; these never expire and need no current policy."
-    lasting = {"it is not expired", "it was given under the policy in force", "the signer declares independence", "the person is no author"}
+    "Withdrawals and rejections that are proper signatures by people who may; these never expire, need no current policy, and outlive the key: revoking somebody's key must not silence them."
+    lasting = {"it is not expired", "the key is active", "it was given under the policy in force", "the signer declares independence", "the person is no author"}
     proper = [one for one in signed if all(rule.passed or rule.rule in lasting | ({"it is in the audit log"} if one.row["decision"] != "approve" else set()) for rule in one.rules)]
     return [*standing(proper, "revoke"), *standing(proper, "reject")]
 
@@ -190,7 +190,7 @@ def verify_release(
              Rule("no sign-off is missing from the ledger", not lost, f"{len(lost)} that the audit log knows are gone" if lost else "none"), *count_rules(approvals, policy)]
     return Verification(all(rule.passed for rule in rules), (*rules, *(rule for one in signed for rule in one.rules)), tuple(approvals))
 
-# %% ../../nbs/50_govern/04_approval.ipynb #0743629e
+# %% ../../nbs/50_govern/04_approval.ipynb #b1336f27
 def who_must_sign(office: Office, release: Release, verification: Verification) -> str:
     "In words: which approvals are missing, who could give them, and the command."
     policy, enrolled = office.policy(release.manifest["policy"]["name"]), office.audit.enrolled()
@@ -198,7 +198,7 @@ def who_must_sign(office: Office, release: Release, verification: Verification) 
     able = {role: sorted(p for p, held in enrolled.roles.items() if role in held and p not in have and p not in release.manifest["authors"] and p not in enrolled.made_up) for role in policy.roles}
     lines = [f"{release.title} waits: {len(have)} of {policy.persons} approvals (policy {policy.name})."]
     for role in [role for role in policy.roles if role not in roles] or list(policy.roles):
-        lines.append(f"- {role}: {' or '.join(able[role])} signs with  llmops sign NAME --release {release.manifest['name']}@{release.manifest['version']}" if able[role]
+        lines.append(f"- {role}: {' or '.join(able[role])}, for example with  llmops sign {able[role][0]} --release {release.manifest['name']}@{release.manifest['version']}" if able[role]
                      else f"- {role}: nobody can; enrol somebody who is no author with  llmops person add NAME --roles {role}")
     return "\n".join(lines)
 

@@ -52,11 +52,13 @@ def card_head(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
                          "language": sorted(evidence.get("dataset", {}).get("languages") or []), "tags": ["llmops_nb", *(["demonstration"] if manifest["demonstration"] else [])],
                          "model-index": [{"name": manifest["name"], "results": results}] if metrics else []})
 
-# %% ../../nbs/50_govern/06_cards.ipynb #5cf1bdff
+# %% ../../nbs/50_govern/06_cards.ipynb #cbd14e14
 def licence_of(selection: Mapping[str, Any]) -> str:
     "The licence of the selected base model, as the selection found it; '' when it did not."
+    if selection.get("licence"):
+        return str(selection["licence"])
     rows = [c for c in selection.get("candidates", []) if c.get("name") == selection.get("base_model")] or selection.get("candidates", [])
-    return str(rows[0].get("licence") or rows[0].get("license") or "") if rows else ""
+    return str(rows[0].get("licence") or "") if rows else ""
 
 # %% ../../nbs/50_govern/06_cards.ipynb #ccf4ff50
 def card_purpose(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[str]:
@@ -78,19 +80,19 @@ def card_training(evidence: Mapping[str, Any]) -> list[str]:
     return ["## How it was made", "", table(["what", "value"], rows), "", "### Data", "",
             table(["split", "records"], sorted((k, v) for k, v in counts.items() if isinstance(v, int))), "", f"{len(dataset.get('labels') or [])} labels. What was removed and why is in the data card.", ""]
 
-# %% ../../nbs/50_govern/06_cards.ipynb #c18d8956
+# %% ../../nbs/50_govern/06_cards.ipynb #4fa773bd
 def card_evaluation(evidence: Mapping[str, Any]) -> list[str]:
     "The numbers with intervals, where it is weaker, and whether it beats what is cheaper."
     said = evidence.get("evaluation", {})
     wanted = lambda m: " and ".join(f"{word} {cell(float(m[key]))}" for key, word in (("at_least", "≥"), ("at_most", "≤")) if m.get(key) is not None) or "—"
     metrics = [[m["name"], interval(m), wanted(m), {True: "yes", False: "**no**"}.get(m.get("passed"), "—")] for m in said.get("metrics", [])]
     versus = [[c.get("against"), interval({"value": c.get("difference"), "low": c.get("low"), "high": c.get("high")}), c.get("p_value"), c.get("minimum_detectable_effect")] for c in said.get("comparisons", [])]
-    slices = sorted((s for s in said.get("slices", []) if isinstance(s, Mapping) and (s.get("value") if s.get("value") is not None else s.get("accuracy")) is not None), key=lambda s: (s.get("value", s.get("accuracy")), str(s.get("slice"))))
-    weakest = [[s.get("slice") or s.get("name"), s.get("group") or s.get("level") or "", interval({**s, "value": s.get("value", s.get("accuracy"))})] for s in slices[:8]]
+    slices = sorted((s for s in said.get("slices", []) if s.get("accuracy") is not None), key=lambda s: (s["accuracy"], s["slice"], s["value"]))
+    weakest = [[s["slice"], s["value"], interval({**s, "value": s["accuracy"]})] for s in slices if s["n"] >= 5][:8]
     proposal = said.get("proposal") or {}
     return ["## How good it is", "", table(["metric", "value [95 % interval]", "wanted", "met"], metrics), "", "### Against what is cheaper", "",
             table(["against", "difference [95 % interval]", "p", "smallest difference we could have seen"], versus), "", f"Evaluation proposes: {cell(proposal.get('candidate'))}. {cell(proposal.get('why'))}", "",
-            "### Where it is weakest", "", table(["slice", "group", "value"], weakest), ""]
+            "### Where it is weakest", "", table(["slice", "group", "accuracy [95 % interval]"], weakest), "", "Groups with fewer than five records are left out.", ""]
 
 # %% ../../nbs/50_govern/06_cards.ipynb #2de78998
 def card_risks(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[str]:

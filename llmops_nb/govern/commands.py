@@ -99,14 +99,14 @@ def sign(workspace: Workspace, release: str, person: str, passphrase: str | None
     after = "It is approved. Go on with: llmops run" if verification.ok else who_must_sign(office, found, verification) if decision == "approve" else f"Not approved; {verification.reason}"
     return f"{person} signed: {decision} {found.title}.\n{after}"
 
-# %% ../../nbs/50_govern/09_commands.ipynb #830f680f
+# %% ../../nbs/50_govern/09_commands.ipynb #bd25d7d7
 def release_text(workspace: Workspace, release: str = "") -> str:
     "A release with every rule of its verification (`llmops release show`)."
     office = open_office(workspace)
     found = find_release(office, newest_release(workspace, release))
     verification = verify_release(office, found)
     lines = [f"{found.title}  {found.digest}", f"proposed {found.created[:16]} by run {found.run}, policy {found.manifest['policy']['name']}, {found.manifest['four_eyes']}", f"approved now: {'yes' if verification.ok else 'NO'}", ""]
-    lines += [f"  {'holds ' if rule.passed else 'FAILS '} {rule.about}: {rule.rule} ({rule.evidence})" for rule in verification.rules]
+    lines += [f"  {'holds ' if rule.passed else 'FAILS '} {rule.about}: {rule.rule}{f' ({rule.evidence})' if rule.evidence else ''}" for rule in verification.rules]
     return "\n".join([*lines, "", *(f"  {name:<14} {digest}" for name, digest in found.subjects.items())])
 
 # %% ../../nbs/50_govern/09_commands.ipynb #003ea762

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_POLICY', 'SEVERITIES', 'Check', 'Policy', 'read_policy', 'review_due', 'row', 'check_metric', 'check_bound',
-           'check_findings', 'check_other', 'is_fine_tuned', 'apply_policy']
+           'check_findings', 'check_other', 'apply_policy']
 
 # %% ../../nbs/50_govern/00_policy.ipynb #2c1fb098
 import tomllib
@@ -237,7 +237,7 @@ def check_findings(check: Check, evidence: Mapping[str, Any], digests: Mapping[s
     detail = ("open: " + "; ".join(str(f.get("title") or f["id"]) for f in counted[:5])) if counted else f"none open at {check.severity} or worse"
     return row(check, not counted, detail, digests.get("security", ""), value=float(len(counted)), at_most=0.0)
 
-# %% ../../nbs/50_govern/00_policy.ipynb #a26bace8
+# %% ../../nbs/50_govern/00_policy.ipynb #dacad074
 def check_other(check: Check, evidence: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
     "Documents that must exist, controls that must not be unmet, and what evaluation proposes."
     if check.kind == "documents":
@@ -248,12 +248,7 @@ def check_other(check: Check, evidence: Mapping[str, Any], digests: Mapping[str,
         return row(check, known and not unmet, ("unmet: " + ", ".join(unmet[:12])) if unmet else "none unmet" if known else "no controls were assessed", digests.get("evidence", ""), value=float(len(unmet)), at_most=0.0)
     proposal = evidence.get("evaluation", {}).get("proposal") or {}
     candidate = str(proposal.get("candidate", ""))
-    return row(check, is_fine_tuned(candidate), f"proposed: {candidate or 'nothing'}. {proposal.get('why', '')}".strip(), digests.get("evaluation", ""))
-
-# %% ../../nbs/50_govern/00_policy.ipynb #627122dc
-def is_fine_tuned(candidate: str) -> bool:
-    "Whether the name of a candidate is that of the fine-tuned model."
-    return candidate.lower().replace("-", "").replace("_", "").replace(" ", "").startswith(("finetune", "adapter", "tuned"))
+    return row(check, candidate == "fine-tuned", f"proposed: {candidate or 'nothing'}. {proposal.get('why', '')}".strip(), digests.get("evaluation", ""))
 
 # %% ../../nbs/50_govern/00_policy.ipynb #0ca68bdd
 def apply_policy(

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Declaration', 'template_code', 'declaration', 'templates_folder', 'find_templates', 'writer_of', 'numbers_of',
-           'judge', 'show', 'show_box', 'Stage', 'keep', 'find_artifact', 'parameters_of', 'open_stage']
+           'judge', 'show', 'show_box', 'show_table', 'Stage', 'keep', 'find_artifact', 'parameters_of', 'open_stage']
 
-# %% ../../nbs/00_ground/08_stage.ipynb #b4bcd23a
+# %% ../../nbs/00_ground/08_stage.ipynb #12e991da
 import ast
 import html
 import json
 import math
 import os
+import resource
 import shutil
 import sys
 import time
@@ -134,7 +135,17 @@ def show_box(mark: str, title: str, detail: str, colour: str) -> None:
     display(HTML(f'<div style="border-left:4px solid {colour};padding:.35em .8em;margin:.3em 0;background:#8881"><b>{mark} {html.escape(title)}</b> '
                  f'<span style="opacity:.75">{html.escape(detail)}</span></div>'))
 
-# %% ../../nbs/00_ground/08_stage.ipynb #5adce726
+# %% ../../nbs/00_ground/08_stage.ipynb #2a7f58f2
+def show_table(frame: Any) -> None:
+    "Show a DataFrame as a reader wants it: no row numbers, long texts up to 200 characters, at most 60 rows."
+    import pandas as pd
+    from IPython.display import HTML
+
+    numbered = isinstance(frame.index, pd.RangeIndex)
+    with pd.option_context("display.max_colwidth", 200, "display.precision", 4):
+        show(HTML(frame.to_html(index=not numbered, max_rows=60, border=0, na_rep="")) if "ipykernel" in sys.modules else frame)
+
+# %% ../../nbs/00_ground/08_stage.ipynb #9873bdfc
 @dataclass
 class Stage:
     "One execution of one template. Made by `open_stage`."
@@ -242,7 +253,7 @@ class Stage:
         "Show a DataFrame and keep it for the report and W&B."
         rows = json.loads(frame.reset_index(drop=True).to_json(orient="split", default_handler=str))
         write_json(self.folder / "tables" / f"{check_name(name.replace(' ', '_'), 'table name')}.json", {"columns": rows["columns"], "data": rows["data"]})
-        show(frame)
+        show_table(frame)
 
     def figure(self, name: str, plot: Any) -> None:
         "Show a matplotlib Axes or Figure and keep it as a picture."
@@ -263,6 +274,7 @@ class Stage:
     def close(self) -> None:
         "Store outputs, write result.json, and end. Raises GateFailed for a blocking gate, WaitingForSignoff after `wait`."
         self.flush()
+        self.metric("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, unit="MB", measured=True)
         kept = {kind: {name: keep(self, folder, kind, name) for name, folder in folders.items()} for kind, folders in (("out", self.outputs), ("observed", self.observed))}
         for name, digest in self.inputs.items():
             self.ledger.add(books.lineage, dict(stage_id=self.number, direction="in", name=name, digest=digest))

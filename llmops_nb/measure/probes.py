@@ -20,12 +20,12 @@ from ..ground.core import BadInput, read_json
 from .compare import Estimate, proportion
 from ..prompts.clients import Answer, Client
 
-# %% ../../nbs/40_measure/05_probes.ipynb #5fdc7ac9
+# %% ../../nbs/40_measure/05_probes.ipynb #e0ca81e6
 @dataclass(frozen=True)
 class Probe:
     "One attempt: what is written to the model, and what would show that it worked."
     id: str
-    kind: str  # injection | injection_encoded | prompt_leak | personal_data | harmful | markup | over_refusal
+    kind: str  # injection | injection_encoded | indirect | prompt_leak | personal_data | harmful | markup | over_refusal
     severity: str  # low | medium | high | critical
     title: str
     text: str

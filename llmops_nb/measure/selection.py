@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Candidate', 'split_names', 'try_models', 'weigh_candidates', 'choose_model', 'plot_candidates']
 
-# %% ../../nbs/40_measure/10_selection.ipynb #e15e7d3a
+# %% ../../nbs/40_measure/10_selection.ipynb #fa27a05d
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -45,13 +46,14 @@ def split_names(base_models: str) -> list[str]:  # names separated by commas
         raise BadInput("base_models names no model; give one or more, separated by commas, like 'builtin:tiny, models/other'")
     return names
 
-# %% ../../nbs/40_measure/10_selection.ipynb #e778ad1d
-def try_models(base_models: str, prompt: Prompt, frame: pd.DataFrame, material: Material, budget: int = 0) -> list[Candidate]:
+# %% ../../nbs/40_measure/10_selection.ipynb #bb504927
+def try_models(base_models: str, prompt: Prompt, frame: pd.DataFrame, material: Material, budget: int = 0,
+               root: str | Path = "") -> list[Candidate]:  # root: where relative folders are looked up
     "Every model named, with its trial on the records."
     found = []
     for name in split_names(base_models):
-        loaded = load_model(name)
-        licence = "apache-2.0" if name.startswith("builtin:") else read_licence(model_folder(name))
+        loaded = load_model(name, root=root)
+        licence = "apache-2.0" if name.startswith("builtin:") else read_licence(model_folder(name, root))
         found.append(Candidate(loaded, licence, try_prompt(loaded, prompt, frame, material, name, budget)))
     return found
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Feedback', 'read_feedback', 'as_feedback', 'simulate_feedback', 'make_pairs', 'contrasts', 'contrast_liked',
-           'set_aside']
+           'set_aside', 'unseen']
 
 # %% ../../nbs/30_models/09_pairs.ipynb #c44c8196
 import random
@@ -122,3 +122,9 @@ def set_aside(pairs: list[dict], share: float, seed: int) -> tuple[list[dict], l
     "Pairs to learn from and pairs set aside, by question."
     aside = {prompt for prompt in {pair["prompt"] for pair in pairs} if random.Random(f"{seed} {prompt}").random() < share}
     return [pair for pair in pairs if pair["prompt"] not in aside], [pair for pair in pairs if pair["prompt"] in aside]
+
+# %% ../../nbs/30_models/09_pairs.ipynb #009a813b
+def unseen(frame, pairs: list[dict]):  # DataFrame with text -> the rows to count on
+    "The records of a split that no pair is about."
+    asked = {pair["prompt"] for pair in pairs}
+    return frame[[" ".join(text.split()) not in asked for text in frame["text"]]].reset_index(drop=True)

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['answer_logprobs', 'all_logprobs', 'preference_loss', 'LaidPairs', 'lay_pairs', 'fits_context', 'PreferenceSettings',
-           'free_weights', 'prefer', 'prefers']
+           'free_weights', 'prefer', 'prefers', 'Gathered', 'gather', 'plot_preference']
 
-# %% ../../nbs/30_models/10_prefer.ipynb #63b11e53
+# %% ../../nbs/30_models/10_prefer.ipynb #e204f925
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..ground.core import BadInput, LlmopsError
 from .base import LoadedModel
 from .chat import ask_plainly
 from .examples import Examples, answer_logits, make_examples, plan_pass, shortcut_holds, take
+from .generate import answer_all
+from .pairs import Feedback, contrast_liked, make_pairs, read_feedback, simulate_feedback
 from .training import rate
 
 # %% ../../nbs/30_models/10_prefer.ipynb #ee007abb
@@ -126,3 +129,48 @@ def prefers(loaded: LoadedModel, pairs: list[dict]) -> list[bool]:
     "For each pair that fits, whether the model finds the chosen answer more likely than the rejected one."
     laid, shortcut = lay_pairs(loaded, pairs), shortcut_holds(loaded.model)
     return (all_logprobs(loaded.model, laid.chosen, shortcut) > all_logprobs(loaded.model, laid.rejected, shortcut)).tolist()
+
+# %% ../../nbs/30_models/10_prefer.ipynb #0ceec499
+@dataclass(frozen=True)
+class Gathered:
+    "Opinions, the pairs made of them, and what was dropped."
+    opinions: list[Feedback]
+    pairs: list[dict]
+    dropped: dict[str, int]  # reason -> how many
+    simulated: bool
+
+# %% ../../nbs/30_models/10_prefer.ipynb #71995fc7
+def gather(feedback: str, loaded: LoadedModel, dataset: Any,  # feedback: a file, "" = simulated raters
+           seed: int, answers: int = 0,  # how many validation records simulated raters see; 0 = all
+           agreement: float = 0.6, root: str | Path = "") -> Gathered:
+    "Feedback as clean pairs. Raises BadInput for a file that is missing or holds nothing usable."
+    frame = dataset.valid.head(answers) if answers else dataset.valid
+    if feedback:
+        path = Path(feedback) if Path(feedback).is_file() else Path(root) / feedback
+        known = {row["id"]: (row["text"], "") for row in dataset.valid.to_dict("records")}
+        opinions, rejected = read_feedback(path, known)
+        others = sorted({one.answer for one in opinions})
+    else:
+        said = [answer.text for answer in answer_all(loaded, ask_plainly(frame["text"].tolist()), 96, dataset.labels or None)]
+        opinions, rejected = simulate_feedback(frame["text"].tolist(), said, frame["target"].tolist(), seed), []
+        others = sorted(set(said))
+    pairs, dropped = make_pairs(opinions, agreement)
+    made = contrast_liked(opinions, others, seed)
+    if not pairs + made:
+        raise BadInput(f"no pair could be made of {len(opinions)} opinions ({len(rejected)} rows were unusable, dropped: {dropped}). Feedback needs answers that "
+                       "people disliked, with a correction or beside an answer that they liked.")
+    return Gathered(opinions, pairs + made, dropped | ({"row of the file not usable": len(rejected)} if rejected else {}), not feedback)
+
+# %% ../../nbs/30_models/10_prefer.ipynb #c76e6aa9
+def plot_preference(rows: list[dict]) -> Any:  # as prefer gives them -> Axes
+    "Loss and margin over the steps of preference learning."
+    import seaborn
+    from matplotlib import pyplot
+    _, axes = pyplot.subplots(figsize=(7.5, 3.2), layout="constrained")
+    colours, steps = seaborn.color_palette("colorblind"), [row["step"] for row in rows]
+    axes.plot(steps, [row["loss"] for row in rows], color=colours[0], label="loss")
+    axes.plot(steps, [row["margin"] for row in rows], color=colours[1], label="margin: how much more the chosen answer is preferred than before")
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(xlabel="step", ylabel="nats", title="Learning from preferences")
+    axes.legend()
+    return axes

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Progress', 'headings', 'make_manager', 'encrypted', 'make_engine', 'execute_notebook']
 
-# %% ../../nbs/80_notebooks/02_kernel.ipynb #e0da929b
+# %% ../../nbs/80_notebooks/02_kernel.ipynb #5fd19de1
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def headings(cells: list[dict]) -> list[str]:
 # %% ../../nbs/80_notebooks/02_kernel.ipynb #ec3b8745
 Progress = Callable[[dict[str, Any]], None]  # called with {"event": "cell", "index", "cells", "heading"}
 
-# %% ../../nbs/80_notebooks/02_kernel.ipynb #d5c1ff63
+# %% ../../nbs/80_notebooks/02_kernel.ipynb #e8fd2989
 def make_manager(save_to: Path, progress: Progress | None) -> type:
     "papermill's execution manager with atomic saves, progress, and honest cell states."
     from papermill.engines import NotebookExecutionManager
@@ -42,11 +43,17 @@ def make_manager(save_to: Path, progress: Progress | None) -> type:
             if progress and cell["cell_type"] == "code":
                 progress({"event": "cell", "index": cell_index, "cells": len(self.nb.cells), "heading": headings(self.nb.cells)[cell_index]})
 
+        def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+            super().cell_complete(cell, cell_index, **kwargs)
+            if sys.exc_info()[0]:  # the kernel died or was stopped in this cell
+                cell.metadata.papermill["status"] = "died"
+                self.save()
+
         def notebook_complete(self, **kwargs: Any) -> None:
             unrun = [c for c in self.nb.cells if c["cell_type"] == "code" and c.get("execution_count") is None and c["source"].strip()]
             super().notebook_complete(**kwargs)
             for cell in unrun:
-                if cell.metadata.papermill["status"] != self.FAILED:
+                if cell.metadata.papermill["status"] not in (self.FAILED, "died"):
                     cell.metadata.papermill["status"] = "not_run"
             self.save()
 

@@ -48,17 +48,17 @@ def read_receipt(path: Path) -> dict[str, Any]:
     "The statement in a receipt, its signature not checked: for showing, not for believing."
     return json.loads(base64.b64decode(read_json(path)["payload"]))
 
-# %% ../../nbs/80_notebooks/03_receipt.ipynb #379336f5
+# %% ../../nbs/80_notebooks/03_receipt.ipynb #bbc080aa
 def verify_receipt(path: Path, public_keys: list[str], store: Store | None = None) -> dict[str, Any]:
     "The statement in a receipt whose signature holds; with a store, its outputs must be there too. Raises IntegrityError naming what is wrong."
     verified = verify_envelope(read_json(path), public_keys)
     predicate = verified.statement["predicate"]
     for name, digest in {**predicate["outputs"], **predicate["observed"]}.items():
         if store and not store.has(digest):
-            raise IntegrityError(f"{path} names {name} {digest}, which is not in the store. Restore it from a snapshot or run the stage again.")
+            raise IntegrityError(f"{name} {digest} is not in the store, though {path} names it. Restore it from a snapshot or run the stage again.")
     notebook = path.with_name("notebook.ipynb")
     if notebook.exists() and digest_file(notebook) != predicate["notebook"]:
-        raise IntegrityError(f"{notebook} is not the notebook that the receipt names; it was edited after the run. Run the stage again.")
+        raise IntegrityError(f"The notebook was edited after the run: {notebook} is not the one that the receipt names. Run the stage again.")
     return verified.statement
 
 # %% ../../nbs/80_notebooks/03_receipt.ipynb #80b49b9d

@@ -98,25 +98,26 @@ def question_of(notebook: dict) -> tuple[str, str]:
     title = next((line.lstrip("# ") for line in lines if line.startswith("# ")), "")
     return title, next((line.lstrip("> ") for line in lines if line.startswith(">")), "")
 
-# %% ../../nbs/80_notebooks/04_report.ipynb #f20a784c
+# %% ../../nbs/80_notebooks/04_report.ipynb #b58af8cd
 def index_row(entry: dict[str, Any], longest: float) -> str:
     "One stage of the index: `entry` has folder, title, question, status, seconds, metrics, gates, error."
     colour = {"done": "good", "cached": "good", "waiting": "warn", "not run": "soft"}.get(entry["status"], "bad")
     failed = [g["name"] for g in entry["gates"] if not g["passed"]]
-    gates = f"{sum(g['passed'] for g in entry['gates'])}/{len(entry['gates'])} gates passed" if entry["gates"] else ""
+    gates = f"{sum(g['passed'] for g in entry['gates'])} of {len(entry['gates'])}" if entry["gates"] else ""
     telling = " · ".join(f"{html.escape(m['name'])} {html.escape(number(m))}" for m in [m for m in entry["metrics"] if not m["measured"]][:4])
     link = f'<a href="{entry["folder"]}/report.html"><b>{html.escape(entry["folder"])}</b></a>' if entry["report"] else f"<b>{html.escape(entry['folder'])}</b>"
     width = 6 * entry["seconds"] / longest if longest else 0
+    time = f'<span class="bar" style="width:{width:.2f}rem"></span> {entry["seconds"]:.1f} s' if entry["seconds"] else ""
     return (f'<tr><td>{link}<br><span class="{colour}">{entry["status"].replace("_", " ")}</span></td><td>{html.escape(entry["question"])}<br><span class="soft">{telling}</span>'
             f'{"<br><span class=warn>not passed: " + html.escape(", ".join(failed)) + "</span>" if failed else ""}{"<br><span class=bad>" + html.escape(entry["error"]) + "</span>" if entry["error"] else ""}</td>'
-            f'<td>{gates}</td><td style="white-space:nowrap"><span class="bar" style="width:{width:.2f}rem"></span> {entry["seconds"]:.1f} s</td></tr>')
+            f'<td>{gates}</td><td style="white-space:nowrap">{time}</td></tr>')
 
-# %% ../../nbs/80_notebooks/04_report.ipynb #e5650ce9
+# %% ../../nbs/80_notebooks/04_report.ipynb #0849105c
 def write_index(folder: Path, run: str, entries: list[dict[str, Any]], summary: str, notice: str = "") -> Path:
     "Write a run's index.html."
     longest = max([entry["seconds"] for entry in entries] or [0])
     top = f'<div class="notice">{html.escape(notice)}</div>' if notice else ""
     rows = "".join(index_row(entry, longest) for entry in entries)
-    body = (f"<main><h1>Run {html.escape(run)}</h1><p>{html.escape(summary)}</p>{top}<table><tr><th>stage</th><th>question, and what was found</th><th>gates</th><th>time</th></tr>{rows}</table>"
+    body = (f"<main><h1>Run {html.escape(run)}</h1><p>{html.escape(summary)}</p>{top}<table><tr><th>stage</th><th>question, and what was found</th><th>gates passed</th><th>time</th></tr>{rows}</table>"
             '<p class="soft">Every stage has its executed notebook, its numbers and its signed receipt in its folder. A stage marked cached was not executed again: nothing that it depends on has changed.</p></main>')
     return write_atomic(folder / "index.html", page(f"Run {run}", f"llmops_nb · run <b>{html.escape(run)}</b>", body))

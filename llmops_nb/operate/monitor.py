@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['drift_over_time', 'drift_verdict', 'plot_drift', 'scope_over_time', 'strangest', 'plot_scope', 'collect_numbers',
-           'Monitoring', 'monitor']
+           'Monitoring', 'monitor', 'first_lines', 'known_truth', 'kinds_over_time', 'machine_price', 'bounds_from',
+           'show_estimates']
 
-# %% ../../nbs/70_operate/07_monitor.ipynb #fe130d44
+# %% ../../nbs/70_operate/07_monitor.ipynb #627270aa
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..ground.core import read_json, read_lines
 from ..measure.compare import Estimate, proportion
 from .attacks import behaviour_by_key, find_abuse, flag_attacks
 from .drift import FEATURES, Reference, compare_window, distances, embed_texts, out_of_scope
@@ -128,3 +131,40 @@ def monitor(requests: pd.DataFrame, reference: Reference, detect: Any, truth: di
     odd_keys, quality, cost = find_abuse(behaviour, per_minute), online_quality(requests, truth), cost_per_thousand(requests, *prices)
     numbers = collect_numbers(requests, drift, scope, attacks, odd_keys, quality, approved, cost["together"])
     return Monitoring(drift, scope, attacks, behaviour, odd_keys, quality, cost, numbers)
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #681f84c5
+def first_lines(path: str | Path) -> list[str]:  # answers.jsonl of a deployment
+    "The first line of every answer in a batch; [] where there is no batch."
+    return [row["answer"].strip().split("\n", 1)[0].strip() for row in read_lines(path)] if Path(path).exists() else []
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #ceb20fe7
+def known_truth(calls: pd.DataFrame) -> dict[str, str]:  # calls.jsonl of a load test
+    "Request id → right label, for the calls that have one."
+    known = calls[(calls["id"] != "") & (calls["label"] != "")]
+    return dict(zip(known["id"], known["label"]))
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #ea522d29
+def kinds_over_time(requests: pd.DataFrame, calls: pd.DataFrame, windows: int) -> pd.DataFrame:
+    "One row a window: the share of answered requests that a load test sent on purpose as unusual."
+    kinds, rows = dict(zip(calls["id"], calls["kind"])), []
+    answered = requests[(requests["status"] == 200) & (requests["prompt"] != "")]
+    for number, window in enumerate(cut_windows(answered, windows), 1):
+        known = window["id"].map(kinds).dropna()
+        rows.append({"window": number, "share": float((known != "usual").mean()) if len(known) else float("nan")})
+    return pd.DataFrame(rows, columns=["window", "share"])
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #633c4487
+def machine_price(objectives: str | Path | None) -> float:  # folder of stage 01
+    "Price of a machine hour in the objectives, 0 where there are none."
+    return float(read_json(Path(objectives) / "objectives.json").get("budget", {}).get("machine_hour", 0.0)) if objectives else 0.0
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #5904ef7f
+def bounds_from(latency: float | None, cost: float | None, accuracy: float | None) -> dict[str, float]:
+    "Bounds for the alert rules from the objectives' thresholds; those that are not set keep the rules' own."
+    given = {"seconds p95": latency, "cost per thousand": cost, "online quality": accuracy}
+    return {name: float(bound) for name, bound in given.items() if bound is not None}
+
+# %% ../../nbs/70_operate/07_monitor.ipynb #1f2ec0d0
+def show_estimates(estimates: dict[str, Estimate]) -> pd.DataFrame:
+    "Estimates as a table: value, interval, number of requests."
+    return pd.DataFrame([{"": name, "value": one.value, "low": one.low, "high": one.high, "requests": one.n} for name, one in estimates.items()])
