@@ -74,7 +74,7 @@ def weekly(frame: pd.DataFrame) -> pd.DataFrame:
     dated["week"] = days - pd.to_timedelta(days.dt.weekday, unit="D")
     return dated[dated["week"].notna()]
 
-# %% ../../nbs/10_data/14_picture.ipynb #0cdd56a9
+# %% ../../nbs/10_data/14_picture.ipynb #91513740
 def plot_drift(frame: pd.DataFrame, labels: int = 4, mark: str = ""):  # mark: ISO date of a known change, drawn if given
     "Two panels by week: shares of the labels that moved most, and mean length; a sentence instead where the source has no dates."
     import matplotlib.pyplot as plt
@@ -88,7 +88,7 @@ def plot_drift(frame: pd.DataFrame, labels: int = 4, mark: str = ""):  # mark: I
     third = max(1, len(shares) // 3)
     moved = (shares.tail(third).mean() - shares.head(third).mean()).abs().sort_values(ascending=False, kind="stable").head(labels).index
     for label in moved:
-        above.plot(shares.index, 100 * shares[label].rolling(2, min_periods=1).mean(), label=label, linewidth=1.8)
+        above.plot(shares.index, 100 * shares[label].rolling(2, min_periods=1).mean(), label=label or "(no label)", linewidth=1.8)
     below.plot(shares.index, dated.assign(words=dated["text"].str.split().str.len()).groupby("week")["words"].mean(), color="C0", linewidth=1.8)
     for axes in (above, below):
         if mark:
@@ -127,7 +127,7 @@ def plot_funnel(steps: dict[str, int]):  # {step: rows left after it}, in order,
     axes.grid(False, axis="y")
     return axes
 
-# %% ../../nbs/10_data/14_picture.ipynb #896b58c1
+# %% ../../nbs/10_data/14_picture.ipynb #89b6573e
 def plot_splits(frame: pd.DataFrame):
     "Share of each label in the three splits: even bars mean that every part sees the same mix."
     import seaborn
@@ -139,7 +139,7 @@ def plot_splits(frame: pd.DataFrame):
     for number, name in enumerate(shares):
         axes.barh(shares.index, shares[name], left=left, color=seaborn.color_palette("colorblind")[number], label=f"{name} ({table[name].sum():,})", height=0.85)
         left = left + shares[name]
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (1.2 + 0.16 * min(len(shares), 80))), ncol=3)
+    axes.figure.legend(loc="outside lower center", ncol=3)
     axes.tick_params(axis="y", labelsize=7)
     axes.margins(y=0.01)
     axes.set(xlabel="share of the label's records (%)", ylabel="", xlim=(0, 100))

@@ -120,10 +120,11 @@ def load_records(folder: str | Path) -> Loaded:
     optional = {name: read_json(folder / f"{name}.json") for name in ("truth", "knowledge") if (folder / f"{name}.json").exists()}
     return Loaded(read_lines(folder / "records.jsonl"), read_lines(folder / "rejected.jsonl"), read_json(folder / "source.json"), **optional)
 
-# %% ../../nbs/10_data/07_records.ipynb #833a266b
+# %% ../../nbs/10_data/07_records.ipynb #17c66e0a
 def rejected_table(loaded: Loaded, top: int = 8) -> pd.DataFrame:
     "The first rejected rows with line and reason; their text is left out, since it may hold personal data."
-    return pd.DataFrame([(bad["line"], bad["error"]) for bad in loaded.rejected[:top]], columns=["line", "why it was rejected"])
+    rows = [(str(bad["line"]), bad["error"]) for bad in loaded.rejected[:top]] or [("–", "none: every row could be used")]
+    return pd.DataFrame(rows, columns=["line", "why it was rejected"])
 
 # %% ../../nbs/10_data/07_records.ipynb #641b5bad
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@
 __all__ = ['like_lengths', 'Choices', 'build_choices', 'line_tokens', 'answer_batch', 'choose', 'answer_all', 'too_long',
            'LocalClient']
 
-# %% ../../nbs/30_models/02_generate.ipynb #f6049812
+# %% ../../nbs/30_models/02_generate.ipynb #af73b6d9
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Callable
+from typing import Any
 
 from ..ground.core import BadInput
 from .base import LoadedModel

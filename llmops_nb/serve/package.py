@@ -6,13 +6,12 @@
 __all__ = ['EXTRA', 'PromptedClient', 'Deployment', 'answer_limit', 'save_model', 'save_material', 'make_package',
            'package_neighbours', 'package_candidate', 'read_deployment', 'open_package', 'model_name']
 
-# %% ../../nbs/60_serve/09_package.ipynb #09b0d0f4
+# %% ../../nbs/60_serve/09_package.ipynb #e9436125
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..govern.policy import is_fine_tuned
 from ..ground.core import BadInput, IntegrityError, check_name, digest_file, read_json, write_json
 from ..models.base import load_candidate, load_model
 from ..models.chat import encode_conversations
@@ -121,13 +120,13 @@ def package_neighbours(folder: str | Path, release: dict, release_digest: str, m
     write_json(folder / "deployment.json", asdict(deployment) | {"choices": list(deployment.choices)})
     return deployment
 
-# %% ../../nbs/60_serve/09_package.ipynb #ad138949
+# %% ../../nbs/60_serve/09_package.ipynb #e2deb005
 def package_candidate(folder: str | Path, candidate: str,  # the name that the evaluation proposes; "" = the fine-tuned model
                       release: dict, release_digest: str, adapter: str | Path, dataset: Any, prompt: Prompt) -> Deployment:  # dataset: data.records.Dataset
     "The package of the proposed candidate. Raises what make_package raises."
     material, word = collect_material(dataset), candidate.lower()
     targets = list(dataset.train["target"])
-    if not candidate or is_fine_tuned(candidate):
+    if candidate in ("", "fine-tuned"):
         return make_package(folder, release, release_digest, adapter, material=material, targets=targets)
     if "neighbour" in word or "neighbor" in word:
         return package_neighbours(folder, release, release_digest, material, list(dataset.valid["text"]), list(dataset.valid["label"]))

@@ -1,0 +1,138 @@
+"The whole lifecycle: once through the command line, again in another place, continued, signed, served, and by hand."
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, artifacts_of, llmops
+
+STAGES = sorted(path.stem for path in (ROOT / "templates").glob("*.ipynb"))
+
+
+@pytest.fixture
+def copy(demo: Path, tmp_path: Path) -> Path:
+    "A copy of the finished demonstration with its keys, to change at will."
+    shutil.copytree(demo.parent, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy" / "bot"
+
+
+def home_of(workspace: Path) -> Path: return workspace.parent / "home"
+
+
+@pytest.mark.slow
+def test_every_stage_left_a_report_and_a_receipt_that_verifies(demo: Path):
+    from llmops_nb.ground.store import Store
+
+    assert Store(demo / ".llmops/store").verify() == []
+    for stem in STAGES:
+        folder = demo / "runs/main" / stem
+        assert (folder / "receipt.json").exists() and (folder / "notebook.ipynb").exists() and json.loads((folder / "metrics.json").read_text())
+        page = (folder / "report.html").read_text()
+        assert "<script" not in page and "DEMONSTRATION" in page and "Evidence" in page
+        shown = llmops(demo, "show", stem, home=home_of(demo))
+        assert shown.returncode == 0 and "receipt verified" in shown.stdout, shown.stderr
+    index = (demo / "runs/main/index.html").read_text()
+    assert all(stem in index for stem in STAGES) and "DEMONSTRATION" in index
+
+
+@pytest.mark.slow
+def test_an_independent_verifier_agrees(demo: Path):
+    from llmops_nb.ground.settings import Workspace
+
+    os.environ["LLMOPS_HOME"] = str(home_of(demo))
+    try:
+        from llmops_nb.notebooks.receipt import engine_key
+
+        key = engine_key(Workspace(demo)).public_hex
+    finally:
+        os.environ.pop("LLMOPS_HOME")
+    receipts = [str(path) for path in sorted((demo / "runs/main").glob("*/receipt.json"))]
+    good = subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), *receipts, "--key", key], capture_output=True, text=True)
+    assert good.returncode == 0, good.stdout + good.stderr
+    bad = Path(receipts[0]).with_name("changed.json")
+    bad.write_text(Path(receipts[0]).read_text().replace('"sig": "A', '"sig": "B').replace('"sig": "', '"sig": "AAAA'))
+    assert subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), str(bad), "--key", key], capture_output=True).returncode != 0
+    bad.unlink()
+
+
+@pytest.mark.slow
+def test_nothing_changed_nothing_runs(demo: Path):
+    again = llmops(demo, "run", "-p", "policy=demo", home=home_of(demo))
+    assert again.returncode == 0 and again.stderr.count("nothing changed") == len(STAGES), again.stderr
+    assert "would not run" in llmops(demo, "why", "finetune", home=home_of(demo)).stdout
+
+
+@pytest.mark.slow
+def test_another_place_gives_the_same_bytes(demo: Path, tmp_path: Path):
+    place = tmp_path / "another place, with a longer path"
+    place.mkdir()
+    assert llmops(place, "init", "robot", home=tmp_path / "elsewhere").returncode == 0
+    done = llmops(place / "robot", "run", "-p", "policy=demo", home=tmp_path / "elsewhere", TZ="Asia/Tokyo", LC_ALL="C", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = artifacts_of(demo), artifacts_of(place / "robot")
+    assert list(first) == list(second) == STAGES
+    different = [(stage, name) for stage in first for name in first[stage] if first[stage][name] != second[stage].get(name)]
+    assert not different, f"these artifacts differ between two executions: {different}"
+
+
+@pytest.mark.slow
+def test_production_needs_people(copy: Path):
+    home, signed = home_of(copy), {"LLMOPS_PASSPHRASE": "a long passphrase"}
+    waiting = llmops(copy, "run", "-p", "policy=production", home=home)
+    assert waiting.returncode == 4 and "sign" in waiting.stdout + waiting.stderr, waiting.stdout + waiting.stderr
+    assert waiting.stderr.count("nothing changed") == 8
+    assert llmops(copy, "run", "deploy", home=home).returncode == 1
+    for name, role in (("alice", "evaluator"), ("bob", "risk_owner")):
+        added = llmops(copy, "person", "add", name, "--roles", role, home=home, **signed)
+        assert added.returncode == 0, added.stderr
+    first = llmops(copy, "sign", "alice", "--yes", "--statement", "read", home=home, **signed)
+    assert first.returncode == 0, first.stderr
+    assert llmops(copy, "run", home=home).returncode == 4
+    wrong = llmops(copy, "sign", "bob", "--yes", home=home, LLMOPS_PASSPHRASE="another")
+    assert wrong.returncode == 1
+    assert llmops(copy, "sign", "bob", "--yes", home=home, **signed).returncode == 0
+    done = llmops(copy, "run", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert llmops(copy, "audit", "verify", home=home).returncode == 0
+    assert "DEMONSTRATION" not in (copy / "runs/main/09_govern/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_byte_changed_after_approval_is_not_deployed(copy: Path):
+    from llmops_nb.ground.ledger import Ledger
+    from llmops_nb.ground.settings import Workspace
+    from llmops_nb.ground.stage import find_artifact
+    from llmops_nb.ground.store import Store
+
+    store = Store(copy / ".llmops/store")
+    digest = find_artifact(Ledger(Workspace(copy).address("ledger")), "main", "dataset")
+    blob = copy / ".llmops/store" / store.blob(store.entries(digest)[-1].sha256)
+    blob.chmod(0o644)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(bytes(data))
+    done = llmops(copy, "run", "deploy", "--force", home=home_of(copy))
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", STAGES)
+def test_by_hand(demo: Path, stem: str, tmp_path: Path):
+    "Every template runs outside of the engine, with its defaults, as in JupyterLab; it is recorded as exploratory."
+    if stem in ("09_govern", "10_deploy"):
+        pytest.skip("needs sign-offs under the production policy; tested through the command line")
+    code = (f"import nbformat, nbclient; nb = nbformat.read({str(ROOT / 'templates' / (stem + '.ipynb'))!r}, 4); "
+            f"nbclient.NotebookClient(nb, kernel_name='python3', timeout=600).execute(); nbformat.write(nb, {str(tmp_path / 'out.ipynb')!r})")
+    environment = {**{n: v for n, v in os.environ.items() if not n.startswith("LLMOPS_")}, "LLMOPS_WORKSPACE": str(demo), "LLMOPS_HOME": str(home_of(demo)), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=demo, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (demo / "runs/exploratory").is_dir()
+
+
+@pytest.mark.slow
+def test_a_missing_input_names_its_stage(workspace: Path, home: Path):
+    done = llmops(workspace, "run", "prepare", home=home)
+    assert done.returncode == 1 and "llmops run explore" in done.stdout + done.stderr, done.stdout + done.stderr
