@@ -1,4 +1,5 @@
 "The whole lifecycle: once through the command line, again in another place, continued, signed, served, and by hand."
+import base64
 import json
 import os
 import shutil
@@ -39,23 +40,26 @@ def test_every_stage_left_a_report_and_a_receipt_that_verifies(demo: Path):
 
 
 @pytest.mark.slow
-def test_an_independent_verifier_agrees(demo: Path):
+def test_an_independent_verifier_agrees(demo: Path, tmp_path: Path):
     from llmops_nb.ground.settings import Workspace
 
     os.environ["LLMOPS_HOME"] = str(home_of(demo))
     try:
         from llmops_nb.notebooks.receipt import engine_key
 
-        key = engine_key(Workspace(demo)).public_hex
+        key = engine_key(Workspace(demo))
     finally:
         os.environ.pop("LLMOPS_HOME")
     receipts = [str(path) for path in sorted((demo / "runs/main").glob("*/receipt.json"))]
-    good = subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), *receipts, "--key", key], capture_output=True, text=True)
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({key.key_id: {"person": "engine", "public_hex": key.public_hex}}))
+    good = subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), str(keys), *receipts], capture_output=True, text=True)
     assert good.returncode == 0, good.stdout + good.stderr
-    bad = Path(receipts[0]).with_name("changed.json")
-    bad.write_text(Path(receipts[0]).read_text().replace('"sig": "A', '"sig": "B').replace('"sig": "', '"sig": "AAAA'))
-    assert subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), str(bad), "--key", key], capture_output=True).returncode != 0
-    bad.unlink()
+    envelope = json.loads(Path(receipts[0]).read_text())
+    payload = base64.b64decode(envelope["payload"]).replace(b'"run":"main"', b'"run":"mein"')
+    (tmp_path / "changed.json").write_text(json.dumps({**envelope, "payload": base64.b64encode(payload).decode()}))
+    bad = subprocess.run([sys.executable, str(ROOT / "docs/verify_receipt.py"), str(keys), str(tmp_path / "changed.json")], capture_output=True, text=True)
+    assert bad.returncode == 1 and "BAD" in bad.stdout
 
 
 @pytest.mark.slow

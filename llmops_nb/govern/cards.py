@@ -104,11 +104,11 @@ def card_risks(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> list
     return ["## What can go wrong", "", table(["finding", "what", "severity", "rate", "state", "owner"], findings), "", "The tests report what they found; they do not show that nothing else is there.", "",
             "## Checks of the policy", "", table(["check", "result", "detail"], checks), ""]
 
-# %% ../../nbs/50_govern/06_cards.ipynb #03f48095
+# %% ../../nbs/50_govern/06_cards.ipynb #84dc1024
 def model_card(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     "model_card.md of a release: Hugging Face head, then purpose, making, quality, risks, and the digests to verify it by."
     subjects = table(["subject", "SHA-256"], [[s["name"], s["digest"]] for s in manifest["subjects"]])
-    verify = ["## How to check this card", "", "Each subject is the digest of a manifest of files (names, sizes, digests); `llmops release show` walks from here to the raw records.", "", subjects, ""]
+    verify = ["## How to check this card", "", "Each subject is the digest of a manifest of files (names, sizes, digests); `llmops release show` hashes them all again.", "", subjects, ""]
     return "\n".join([card_head(manifest, evidence), "", *card_purpose(manifest, evidence), *card_training(evidence), *card_evaluation(evidence), *card_risks(manifest, evidence), *verify])
 
 # %% ../../nbs/50_govern/06_cards.ipynb #df4e4b3f

@@ -89,12 +89,14 @@ class LoadedModel:
 PLAIN_TEMPLATE = ("{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
                   "{% if add_generation_prompt %}Assistant: {% endif %}")  # for tokenizers that come without a chat template
 
-# %% ../../nbs/30_models/00_base.ipynb #c91f38d4
+# %% ../../nbs/30_models/00_base.ipynb #41aebb93
 def load_tokenizer(folder: str | Path) -> Any:
     "The tokenizer of a model folder, able to pad and to render a chat. Raises BadInput when there is none or it has no end token."
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    config = Path(folder) / "tokenizer_config.json"
+    plain = config.exists() and read_json(config).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BadInput(f"{folder} has no tokenizer that can be read ({reason}). Copy tokenizer.json and tokenizer_config.json beside "

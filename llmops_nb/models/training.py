@@ -57,7 +57,7 @@ def settle(settings: Settings, labels: int,  # different first lines among the a
     return replace(settings, epochs=settings.epochs or (3 if free else min(5, 1 + labels // 20)), alpha=settings.alpha or settings.rank,
                    learning_rate=settings.learning_rate or (4e-3 if settings.method == "lora" else 3e-3), batch_tokens=settings.batch_tokens or 1024)
 
-# %% ../../nbs/30_models/06_training.ipynb #7d81707c
+# %% ../../nbs/30_models/06_training.ipynb #8a41daab
 def prepare(loaded: LoadedModel, settings: Settings) -> Any:
     "The model to train: the loaded one itself, or with LoRA's matrices around it. Raises BadInput when PEFT cannot adapt this architecture."
     import torch
@@ -65,10 +65,10 @@ def prepare(loaded: LoadedModel, settings: Settings) -> Any:
     if settings.method == "full":
         return loaded.model.requires_grad_(True)
     from peft import LoraConfig, get_peft_model
-    table = loaded.model.get_input_embeddings()
-    name = next(name for name, module in loaded.model.named_modules() if module is table).split(".")[-1]
     tied = bool(getattr(loaded.model.config, "tie_word_embeddings", False))
-    more = {"modules_to_save": [name] if tied else [name, "lm_head"], "ensure_weight_tying": tied} if settings.embeddings else {}
+    tables = [loaded.model.get_input_embeddings()] + ([] if tied else [loaded.model.get_output_embeddings()])
+    names = [name.split(".")[-1] for table in tables for name, module in loaded.model.named_modules() if module is table]
+    more = {"modules_to_save": names, "ensure_weight_tying": tied} if settings.embeddings else {}
     try:
         return get_peft_model(loaded.model, LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha or settings.rank, use_rslora=settings.rank_stabilised, use_dora=settings.dora,

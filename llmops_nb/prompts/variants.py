@@ -89,17 +89,17 @@ def gather_values(prompt: Prompt, texts: Sequence[str], material: Material) -> l
             value["knowledge"] = [material.knowledge[i] for i in near]
     return values
 
-# %% ../../nbs/20_prompts/03_variants.ipynb #26fb0fac
-def shorten_values(values: dict) -> dict | None:
+# %% ../../nbs/20_prompts/03_variants.ipynb #8eb19aff
+def shorten_values(values: dict, constrained: bool) -> dict | None:
     "The same values with the least useful part left out; None when nothing is left to leave out."
+    if values["labels"] and (constrained or not values["examples"]):
+        return values | {"labels": []}
     for key in ("examples", "knowledge"):
         if values[key]:
             return values | {key: values[key][1:] if key == "examples" else values[key][:-1]}
-    if values["labels"]:
-        return values | {"labels": []}
     return values | {"text": values["text"][: len(values["text"]) * 3 // 4]} if len(values["text"]) > 16 else None
 
-# %% ../../nbs/20_prompts/03_variants.ipynb #a49c870d
+# %% ../../nbs/20_prompts/03_variants.ipynb #5277a5d5
 def render_records(prompt: Prompt, texts: Sequence[str], material: Material,
                    count_tokens: Callable[[list[list[dict]]], list[int]] | None = None,  # tokens of each conversation; None: no limit
                    budget: int = 0) -> Rendered:  # tokens a conversation may have
@@ -112,7 +112,7 @@ def render_records(prompt: Prompt, texts: Sequence[str], material: Material,
         waiting = [i for i, size in zip(waiting, count_tokens([conversations[i] for i in waiting])) if size > budget]
         touched.update(waiting)
         for i in waiting:
-            if (shorter := shorten_values(values[i])) is None:
+            if (shorter := shorten_values(values[i], prompt.constrained)) is None:
                 raise BadInput(f"the prompt {prompt.name!r} does not fit into {budget} tokens even when emptied; shorten its template or take a model with a longer context")
             values[i], conversations[i] = shorter, render_prompt(prompt, shorter)
     return Rendered(conversations, len(touched))

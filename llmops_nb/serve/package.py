@@ -120,10 +120,12 @@ def package_neighbours(folder: str | Path, release: dict, release_digest: str, m
     write_json(folder / "deployment.json", asdict(deployment) | {"choices": list(deployment.choices)})
     return deployment
 
-# %% ../../nbs/60_serve/09_package.ipynb #e2deb005
+# %% ../../nbs/60_serve/09_package.ipynb #08d8541b
 def package_candidate(folder: str | Path, candidate: str,  # the name that the evaluation proposes; "" = the fine-tuned model
                       release: dict, release_digest: str, adapter: str | Path, dataset: Any, prompt: Prompt) -> Deployment:  # dataset: data.records.Dataset
-    "The package of the proposed candidate. Raises what make_package raises."
+    "The package of the proposed candidate. Raises BadInput for one that is no service, and what make_package raises."
+    if candidate == "majority":
+        raise BadInput("the evaluation proposes to give everybody the commonest label. That needs no server: get better data, a better prompt or a better model first.")
     material, word = collect_material(dataset), candidate.lower()
     targets = list(dataset.train["target"])
     if candidate in ("", "fine-tuned"):

@@ -32,15 +32,13 @@ def smoke_test(server: RunningServer, model: str) -> list[dict]:
                  ("metrics", 200, http.get("/metrics"))]
     return [{"question": question, "expected": expected, "got": reply.status_code, "passed": reply.status_code == expected} for question, expected, reply in asked]
 
-# %% ../../nbs/60_serve/12_rehearsal.ipynb #7599ea9e
-def expected_answers(kind: str, evaluation: Path | None, baselines: Path | None) -> dict[str, str]:  # kind: of the deployment; the two folders of stages 07 and 05
-    "Record id → the answer of what is packaged, where a stage kept it; {} where none did."
-    if kind == "model":
-        path = evaluation / "answers.jsonl" if evaluation else None
-        return {row["id"]: row["answer"] for row in read_lines(path)} if path and path.exists() else {}
-    word = "neighbo" if kind == "neighbours" else "prompt"
-    path = baselines / "predictions.jsonl" if baselines else None
-    return {row["id"]: row["answer"] for row in read_lines(path) if word in row["name"].lower()} if path and path.exists() else {}
+# %% ../../nbs/60_serve/12_rehearsal.ipynb #4f78def3
+def expected_answers(candidate: str, evaluation: Path | None, baselines: Path | None) -> dict[str, str]:  # candidate: as the evaluation names it; the two folders of stages 07 and 05
+    "Record id → the answer of the candidate, where a stage kept it; {} where none did."
+    tuned = candidate in ("", "fine-tuned")
+    folder, name = (evaluation, "answers.jsonl") if tuned else (baselines, "predictions.jsonl")
+    rows = read_lines(folder / name) if folder and (folder / name).exists() else []
+    return {row["id"]: row["answer"] for row in rows if tuned or row["name"] == candidate}
 
 # %% ../../nbs/60_serve/12_rehearsal.ipynb #86092909
 def proposed_candidate(evaluation: Path | None) -> str:  # folder of stage 07
@@ -57,11 +55,12 @@ class Rehearsal:
     verdict: Verdict
     agreement: Estimate  # of all answers whose expected answer is known
 
-# %% ../../nbs/60_serve/12_rehearsal.ipynb #823003e2
-def rehearse(server: RunningServer, model: str, calls: list[Call], expected: dict[str, str], share: float = 0.1, rule: CanaryRule = CanaryRule(), stable: Side | None = None,  # share: of the calls that go to the canary
+# %% ../../nbs/60_serve/12_rehearsal.ipynb #aee618b2
+def rehearse(server: RunningServer, model: str, calls: list[Call], expected: dict[str, str], share: float = 0.1, rule: CanaryRule | None = None, stable: Side | None = None,  # share: of the calls that go to the canary
              send: Callable[..., Any] = run_load) -> Rehearsal:
     "Send the first calls, judge them, and send the rest unless the verdict is to roll back."
     import pandas as pd
+    rule = rule or CanaryRule()
     few = max(1, round(share * len(calls)), min(rule.min_requests, len(calls)))
     first = send(server.url, server.key, calls[:few], model)
     canary = side_of(first.to_dict("records"), expected)
