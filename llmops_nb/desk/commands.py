@@ -269,7 +269,7 @@ def sign_demonstration(workspace: Workspace, run: str) -> str:
         sign_release(office, found, key, Intent(key.name, "", "approve", "DEMONSTRATION: signed by a generated identity; nobody reviewed this."))
     return f"DEMONSTRATION: {found.title} was signed by two identities made on the spot ({', '.join(key.name for key in keys)}). Nobody reviewed it."
 
-# %% ../../nbs/90_desk/03_commands.ipynb #23c4e430
+# %% ../../nbs/90_desk/03_commands.ipynb #41aca571
 def audit(
     action: str,  # verify, show or export
     to: str = "",  # for export: the folder to write
@@ -281,7 +281,7 @@ def audit(
 
     workspace = find_workspace()
     if action == "show":
-        return Outcome("\n".join(json.dumps(entry.act(), ensure_ascii=False) for entry in open_audit(workspace).entries()))
+        return Outcome("\n".join(json.dumps(entry.act, ensure_ascii=False) for entry in open_audit(workspace).entries()))
     if action == "export" and to:
         return Outcome(audit_export(workspace, Path(to)))
     if action != "verify":

@@ -85,14 +85,14 @@ def plot_confusions(scored: pd.DataFrame, count: int = 12):  # -> Axes
     axes.set(xlabel="said", ylabel="true label", title="Labels with the most mistakes, in records")
     return axes
 
-# %% ../../nbs/40_measure/02_score.ipynb #656351e7
-def add_slices(scored: pd.DataFrame, similarity: Sequence[float] | None = None) -> pd.DataFrame:  # to the nearest training message, 0 … 1
+# %% ../../nbs/40_measure/02_score.ipynb #515422f9
+def add_slices(scored: pd.DataFrame, similarity: Sequence[float] | None = None) -> pd.DataFrame:  # to the nearest training message, 0 … about 1
     "The table with the columns that slices are cut by: length, and similarity to the training data where it is known."
     words = scored["text"].str.split().str.len()
     cut = scored.assign(length=pd.cut(words, [-1, 5, 10, 20, 10**9], labels=["1–5 words", "6–10 words", "11–20 words", "over 20 words"]).astype(str))
     if similarity is None:
         return cut
-    edges, names = [-1, 0.4, 0.6, 0.8, 2], ["far from training", "somewhat alike", "alike", "nearly the same"]
+    edges, names = [-1, 0.4, 0.6, 0.8, np.inf], ["far from training", "somewhat alike", "alike", "nearly the same"]
     return cut.assign(similarity=pd.cut(np.asarray(similarity, dtype=float), edges, labels=names).astype(str))
 
 # %% ../../nbs/40_measure/02_score.ipynb #0a2f965e

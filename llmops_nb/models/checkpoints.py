@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'NEEDED', 'save_checkpoint', 'flush', 'checkpoints', 'number', 'verify_checkpoint', 'newest_checkpoint',
-           'read_checkpoint']
+           'read_checkpoint', 'forget_checkpoints']
 
 # %% ../../nbs/30_models/05_checkpoints.ipynb #686f9ef4
 import os
@@ -90,3 +90,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict]:
     from safetensors.torch import load_file
     verify_checkpoint(path)
     return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}, read_json(path / "state.json")
+
+# %% ../../nbs/30_models/05_checkpoints.ipynb #e30c727e
+def forget_checkpoints(folder: Path) -> None:
+    "Delete the checkpoints of a training that is done and stored."
+    shutil.rmtree(folder, ignore_errors=True)

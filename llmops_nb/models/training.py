@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Settings', 'settle', 'prepare', 'learning', 'hide_words', 'rate', 'Trainer', 'make_trainer', 'drop_parts', 'assess',
            'Trained', 'train', 'look', 'best_of', 'out_of_patience', 'tokens_read', 'finish', 'training_fingerprint',
-           'contents', 'progress', 'resume', 'forget_checkpoints']
+           'contents', 'progress', 'resume']
 
-# %% ../../nbs/30_models/06_training.ipynb #69971ced
+# %% ../../nbs/30_models/06_training.ipynb #653ab53e
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -299,8 +298,3 @@ def resume(trainer: Trainer, path: Path) -> None:
     trainer.optimizer.load_state_dict({"state": memory, "param_groups": trainer.optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random"]["torch"])
     trainer.step, trainer.losses, trainer.evaluations = state["step"], state["losses"], state["evaluations"]
-
-# %% ../../nbs/30_models/06_training.ipynb #e30c727e
-def forget_checkpoints(folder: Path) -> None:
-    "Delete the checkpoints of a training that is done and stored."
-    shutil.rmtree(folder, ignore_errors=True)

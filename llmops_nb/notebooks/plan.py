@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Step', 'make_steps', 'choose', 'governed', 'parts_of', 'State', 'state_of', 'preflight', 'check_writable']
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #738b7906
+# %% ../../nbs/80_notebooks/06_plan.ipynb #635cbadf
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,12 +66,13 @@ def choose(steps: list[Step], only: list[str], start: str = "") -> list[Step]:
             raise BadInput(f"Template {step.stem} reads {', '.join(missing)}, which no stage before it writes. Check the name in stage.input, or the template's number.")
     return chosen
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #3d4cabe7
+# %% ../../nbs/80_notebooks/06_plan.ipynb #c9488e77
 def governed(workspace: Workspace) -> dict[str, Any]:
     "What a stage that applies a policy depends on beyond its inputs: the policy, and the library and templates that a release is made of."
     from llmops_nb.govern.release import code_digest, templates_digest
 
-    return {"policy": workspace.policy(), "code": code_digest(), "templates": templates_digest()}
+    policy = json.loads(json.dumps(workspace.policy(), default=str))  # TOML has dates, JSON has not
+    return {"policy": policy, "code": code_digest(), "templates": templates_digest()}
 
 # %% ../../nbs/80_notebooks/06_plan.ipynb #a71f0ce4
 def parts_of(step: Step, run: str, workspace: Workspace, ledger: Ledger) -> dict[str, Any]:

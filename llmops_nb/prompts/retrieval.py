@@ -29,14 +29,14 @@ def split_features(text: str) -> list[str]:
             features += [padded[start:start + size] for start in range(max(1, len(padded) - size + 1))]
     return features
 
-# %% ../../nbs/20_prompts/02_retrieval.ipynb #29bfe23e
+# %% ../../nbs/20_prompts/02_retrieval.ipynb #108e672a
 @dataclass(frozen=True)
 class Neighbours:
     "The nearest texts to each query, nearest first; both arrays are queries × k."
     positions: np.ndarray  # places in the indexed list
-    similarity: np.ndarray  # 0 … 1
+    similarity: np.ndarray  # 0 (nothing in common) … about 1 (the same)
 
-# %% ../../nbs/20_prompts/02_retrieval.ipynb #e009c5c3
+# %% ../../nbs/20_prompts/02_retrieval.ipynb #920a23d8
 class LexicalIndex:
     "A BM25 index over texts. Raises BadInput when there is nothing to index."
 
@@ -51,7 +51,7 @@ class LexicalIndex:
         lengths = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
         relative = np.repeat(1 - length_weight + length_weight * lengths / lengths.mean(), np.diff(counts.indptr))
         counts.data = counts.data * (saturation + 1) / (counts.data + saturation * relative)
-        self.size, self._best = len(texts), saturation + 1
+        self.size = len(texts)
         self._weights, self._scores = sparse.diags_array(weights), counts.T.tocsr()
 
     def _count(self, texts: Sequence[str], grow: bool = False):  # -> csr matrix, texts × features
@@ -70,8 +70,8 @@ class LexicalIndex:
         "Blocks of similarities, queries × texts, a batch of queries at a time."
         for start in range(0, len(queries), batch):
             weighted = self._count(queries[start:start + batch]) @ self._weights
-            best = np.asarray(weighted.sum(axis=1)).ravel()[:, None] * self._best
-            yield np.minimum((weighted @ self._scores).toarray() / np.maximum(best, 1e-12), 1.0)
+            best = np.asarray(weighted.sum(axis=1)).ravel()[:, None]
+            yield (weighted @ self._scores).toarray() / np.maximum(best, 1e-12)
 
     def nearest(self, queries: Sequence[str], k: int = 5) -> Neighbours:
         "The k nearest texts to each query; equally near ones in the order of the list."
