@@ -40,13 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     return run_command(COMMANDS[parsed.command], parsed)
 
-# %% ../../nbs/90_desk/04_cli.ipynb #3fc1474c
+# %% ../../nbs/90_desk/04_cli.ipynb #cc8048f6
 def run_command(function: object, parsed: object) -> int:
     "Call a command and turn what happens into text and an exit code."
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
     try:
         result = call(function, parsed)
+        if result:
+            print(result, flush=True)
     except LlmopsError as error:
         if parsed.debug:
             raise
@@ -58,8 +60,6 @@ def run_command(function: object, parsed: object) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    if result:
-        print(result)
     return getattr(result, "code", 0)
 
 # %% ../../nbs/90_desk/04_cli.ipynb #25291da0
