@@ -35,14 +35,15 @@ class Task:
         "Records of both splits that did not fit the model's context."
         return self.examples.left_out + self.valid.left_out
 
-# %% ../../nbs/30_models/08_finetune.ipynb #2802dc00
+# %% ../../nbs/30_models/08_finetune.ipynb #ab63fcdc
 def make_task(base_model: str, dataset: Any,  # dataset: train and valid DataFrames with text and target, and labels
               settings: Settings, root: str | Path = "") -> Task:  # root: where relative model folders are looked up
     "The base and the dataset, ready to train. Raises BadInput for an unusable model, an empty split or settings that make no sense."
     loaded = load_model(base_model, root=root)
     examples, valid = (task_examples(loaded.tokenizer, split, loaded.context) for split in (dataset.train, dataset.valid))
-    first_lines = dataset.train["target"].str.split("\n").str[0].nunique()
-    return Task(loaded, examples, valid, settle(settings, first_lines, len(examples)))
+    targets = dataset.train["target"]
+    labels, replies = targets.str.split("\n").str[0].nunique(), bool(targets.str.contains("\n", regex=False).any())
+    return Task(loaded, examples, valid, settle(settings, labels, len(examples), replies))
 
 # %% ../../nbs/30_models/08_finetune.ipynb #5f05e9fb
 def methods_of(method: str) -> list[str]:  # lora, full or both

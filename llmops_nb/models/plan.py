@@ -34,14 +34,14 @@ class Plan:
         return {"method": self.method, "epochs": self.epochs, "steps": self.steps, "tokens": self.tokens, "weights that learn": self.weights,
                 "planned seconds": round(self.seconds, 1), "memory (MB)": round(self.memory / 1e6), "planned price": round(self.price, 4)}
 
-# %% ../../nbs/30_models/07_plan.ipynb #53f2e5ca
+# %% ../../nbs/30_models/07_plan.ipynb #6371a036
 def plan_training(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Settings,  # settings: settled
                   hour_price: float = 0.0,  # of this machine, in the budget's currency
                   probes: int = 7) -> Plan:  # steps to time
     "What this training will take on this machine, from a few of its own steps on a copy of the model."
     import psutil
     trainer = make_trainer(replace(loaded, model=copy.deepcopy(loaded.model)), examples, settings)
-    lengths = examples.length
+    lengths = trainer.examples.length
     size = {i: int(lengths[batch].max()) * len(batch) for i, batch in enumerate(trainer.plan)}
     ranked = sorted(size, key=lambda i: (size[i], i))
     chosen = [ranked[round(k * (len(ranked) - 1) / max(1, probes - 1))] for k in range(probes)]
@@ -54,10 +54,10 @@ def plan_training(loaded: LoadedModel, examples: Examples, valid: Examples, sett
     a_token = (time.perf_counter() - started) / sum(size[i] for i in chosen)
     started = time.perf_counter()
     assess(trainer.model, valid, trainer.shortcut)
-    looks = (time.perf_counter() - started) * settings.epochs * settings.evaluations
+    looks = (time.perf_counter() - started) * (settings.epochs + settings.label_epochs) * settings.evaluations
     seconds = a_token * sum(size.values()) + looks
     weights = sum(weight.numel() for weight in learning(trainer.model).values())
-    return Plan(settings.method, settings.epochs, len(full), sum(int(lengths[batch].sum()) for batch in full), weights, seconds,
+    return Plan(settings.method, settings.epochs + settings.label_epochs, len(full), sum(int(lengths[batch].sum()) for batch in full), weights, seconds,
                 psutil.Process().memory_info().rss, seconds / 3600 * hour_price)
 
 # %% ../../nbs/30_models/07_plan.ipynb #af53c34c

@@ -7,7 +7,7 @@ __all__ = ['Settings', 'settle', 'prepare', 'learning', 'hide_words', 'rate', 'T
            'Trained', 'train', 'look', 'best_of', 'out_of_patience', 'tokens_read', 'finish', 'training_fingerprint',
            'contents', 'progress', 'resume']
 
-# %% ../../nbs/30_models/06_training.ipynb #653ab53e
+# %% ../../nbs/30_models/06_training.ipynb #dcfaf8de
 import math
 import time
 from collections.abc import Callable
@@ -18,14 +18,15 @@ from typing import Any
 from ..ground.core import BadInput, LlmopsError, digest_bytes, digest_value
 from .base import LoadedModel
 from .checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
-from .examples import Examples, answer_logits, plan_pass, shortcut_holds, take
+from .examples import Examples, answer_logits, first_lines, join, plan_pass, shortcut_holds, take
 
-# %% ../../nbs/30_models/06_training.ipynb #a075f1e3
+# %% ../../nbs/30_models/06_training.ipynb #a6d921dc
 @dataclass(frozen=True)
 class Settings:
     "How to train. Zeros are filled in by `settle`."
     method: str = "lora"  # lora: small matrices beside the frozen ones; full: all weights
-    epochs: int = 0  # over the training examples
+    epochs: int = 0  # passes over the training examples
+    label_epochs: int = -1  # passes before that over the answers' first lines only; -1 = some where answers have more lines, else none
     learning_rate: float = 0.0  # at its highest
     rank: int = 32  # of LoRA's matrices
     alpha: int = 0  # LoRA's output is scaled by alpha / rank; 0 = rank, so by one
@@ -43,9 +44,9 @@ class Settings:
     patience: int = 0  # stop after so many evaluations without a new best; 0 = never
     seed: int = 7
 
-# %% ../../nbs/30_models/06_training.ipynb #f51761b1
+# %% ../../nbs/30_models/06_training.ipynb #ab2760b0
 def settle(settings: Settings, labels: int,  # different first lines among the answers
-           examples: int) -> Settings:
+           examples: int, replies: bool = False) -> Settings:  # replies: answers have more than one line
     "The settings with every zero replaced by a value that suits the data. Raises BadInput for a method or number that makes no sense."
     if settings.method not in ("lora", "full"):
         raise BadInput(f"method {settings.method!r} is unknown; use lora, full or, in the stage, both.")
@@ -53,7 +54,8 @@ def settle(settings: Settings, labels: int,  # different first lines among the a
         raise BadInput(f"settings out of range: dropout and word_dropout are at least 0 and below 1, rank is at least 1, epochs and "
                        f"learning_rate are not negative; got {asdict(settings)}")
     free = labels > examples / 2  # no list of labels: every answer begins differently
-    return replace(settings, epochs=settings.epochs or (3 if free else min(5, 1 + labels // 20)), alpha=settings.alpha or settings.rank,
+    lines = settings.label_epochs if settings.label_epochs >= 0 else min(5, 2 + labels // 12) if replies and not free else 0
+    return replace(settings, label_epochs=lines, epochs=settings.epochs or (3 if free else 1 if lines else min(5, 1 + labels // 18)), alpha=settings.alpha or settings.rank,
                    learning_rate=settings.learning_rate or (4e-3 if settings.method == "lora" else 3e-3), batch_tokens=settings.batch_tokens or 1024)
 
 # %% ../../nbs/30_models/06_training.ipynb #8a41daab
@@ -95,7 +97,7 @@ def rate(step: int, total: int, warmup: float) -> float:  # step from 0
     rise = max(1, int(total * warmup))
     return (step + 1) / rise if step < rise else 1 / 30 + (29 / 30) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
-# %% ../../nbs/30_models/06_training.ipynb #7c970c95
+# %% ../../nbs/30_models/06_training.ipynb #b45187c0
 @dataclass
 class Trainer:
     "What a training holds in its hands: model, optimizer, plan, and how far it is."
@@ -104,6 +106,7 @@ class Trainer:
     examples: Examples
     settings: Settings  # settled
     plan: list[list[int]]  # the batch of each step
+    early: int  # steps that read first lines only
     optimizer: Any
     shortcut: bool
     special: Any  # token numbers that are never hidden
@@ -136,7 +139,7 @@ class Trainer:
         self.step += 1
         return value
 
-# %% ../../nbs/30_models/06_training.ipynb #f14c2073
+# %% ../../nbs/30_models/06_training.ipynb #9eb1b760
 def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings) -> Trainer:  # settings: settled
     "A training that has not done a step yet."
     import torch
@@ -145,10 +148,13 @@ def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings) ->
     weights = list(learning(model).values())
     groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay}, {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-    lengths = examples.length.tolist()
-    plan = [batch for number in range(settings.epochs) for batch in plan_pass(lengths, settings.batch_tokens, settings.seed, number)]
+    short, count = first_lines(examples), len(examples)
+    early = [batch for number in range(settings.label_epochs) for batch in plan_pass(short.length.tolist(), settings.batch_tokens, settings.seed, number)]
+    late = [batch for number in range(settings.epochs) for batch in plan_pass(examples.length.tolist(), settings.batch_tokens, settings.seed, 1000 + number)]
+    if early:
+        examples, late = join(short, examples), [[i + count for i in batch] for batch in late]
     special = torch.tensor(sorted(loaded.tokenizer.all_special_ids))
-    return Trainer(loaded, model, examples, settings, plan, optimizer, shortcut_holds(model), special, hooks)
+    return Trainer(loaded, model, examples, settings, early + late, len(early), optimizer, shortcut_holds(model), special, hooks)
 
 # %% ../../nbs/30_models/06_training.ipynb #b9ce3566
 def drop_parts(model: Any, share: float) -> list[Any]:
@@ -181,7 +187,7 @@ def assess(model: Any, examples: Examples, shortcut: bool, batch_tokens: int = 8
     model.train(training)
     return total / examples.answer_tokens, right / len(examples)
 
-# %% ../../nbs/30_models/06_training.ipynb #30e97ed9
+# %% ../../nbs/30_models/06_training.ipynb #f6fcdc34
 @dataclass(frozen=True)
 class Trained:
     "What came out of a training."
@@ -190,12 +196,12 @@ class Trained:
     steps: int
     best_step: int
     losses: list[float]  # of each step, nats per answer token
-    evaluations: list[dict]  # step, loss, exact
+    evaluations: list[dict]  # step, loss, exact, whole
     seconds: float  # measured; of this process, without what was done before a resumption
     tokens: int  # tokens of prompts and answers that were read, padding not counted
     exact: float  # share of validation examples with the right first line, at the best step
 
-# %% ../../nbs/30_models/06_training.ipynb #5098dad3
+# %% ../../nbs/30_models/06_training.ipynb #7ccbeedf
 def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Settings,  # settings: settled
           folder: Path | None = None,  # for checkpoints; None = none are written
           on_step: Callable[[int, float, int], None] | None = None,  # told step (from 1), loss, tokens read so far
@@ -205,7 +211,7 @@ def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Se
     fingerprint = training_fingerprint(trainer, valid)
     if folder and (found := newest_checkpoint(folder, fingerprint)):
         resume(trainer, found)
-    every = max(1, len(trainer.plan) // (settings.epochs * settings.evaluations))
+    every = max(1, len(trainer.plan) // ((settings.epochs + settings.label_epochs) * settings.evaluations))
     cumulated = tokens_read(trainer)
     trainer.model.train()
     while trainer.step < len(trainer.plan) and not out_of_patience(trainer):
@@ -220,24 +226,24 @@ def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Se
             return None
     return finish(trainer, time.perf_counter() - started, cumulated)
 
-# %% ../../nbs/30_models/06_training.ipynb #9b860bbb
+# %% ../../nbs/30_models/06_training.ipynb #8c12e182
 def look(trainer: Trainer, valid: Examples) -> None:
     "Score the validation split, and keep the weights when they are the best so far."
     loss, exact = assess(trainer.model, valid, trainer.shortcut)
-    trainer.evaluations.append({"step": trainer.step, "loss": round(loss, 6), "exact": round(exact, 6)})
+    trainer.evaluations.append({"step": trainer.step, "loss": round(loss, 6), "exact": round(exact, 6), "whole": trainer.step > trainer.early})
     if best_of(trainer.evaluations)["step"] == trainer.step:
         trainer.best = {name: weight.detach().clone() for name, weight in learning(trainer.model).items()}
 
-# %% ../../nbs/30_models/06_training.ipynb #2de3b254
+# %% ../../nbs/30_models/06_training.ipynb #cade62cf
 def best_of(evaluations: list[dict]) -> dict:
-    "The evaluation with most first lines right; of equals the one with the lowest loss, then the earliest."
-    return min(evaluations, key=lambda row: (-row["exact"], row["loss"], row["step"]))
+    "Of the evaluations after whole answers were read, the one with most first lines right; of equals the one with the lowest loss, then the earliest."
+    return min(evaluations, key=lambda row: (not row["whole"], -row["exact"], row["loss"], row["step"]))
 
-# %% ../../nbs/30_models/06_training.ipynb #ab9a3454
+# %% ../../nbs/30_models/06_training.ipynb #da130e76
 def out_of_patience(trainer: Trainer) -> bool:
     "Whether the last `patience` evaluations brought no new best."
     rows = trainer.evaluations
-    return bool(trainer.settings.patience and rows) and len(rows) - 1 - rows.index(best_of(rows)) >= trainer.settings.patience
+    return bool(trainer.settings.patience and rows and rows[-1]["whole"]) and len(rows) - 1 - rows.index(best_of(rows)) >= trainer.settings.patience
 
 # %% ../../nbs/30_models/06_training.ipynb #fbbfbaa9
 def tokens_read(trainer: Trainer) -> list[int]:

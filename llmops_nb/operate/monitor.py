@@ -32,7 +32,7 @@ def drift_over_time(reference: Reference, requests: pd.DataFrame, windows: int =
         tables.append(table.assign(window=number, requests=len(window), start=window["time"].iloc[0]))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["feature", "verdict", "window", "requests", "start", "p adjusted", "psi"])
 
-# %% ../../nbs/70_operate/07_monitor.ipynb #74195ab7
+# %% ../../nbs/70_operate/07_monitor.ipynb #5d3b1f10
 def drift_verdict(drift: pd.DataFrame) -> pd.DataFrame:
     "One row a feature: since which window there is an alarm, in how many, and the strongest comparison in words."
     rows = []
@@ -40,10 +40,10 @@ def drift_verdict(drift: pd.DataFrame) -> pd.DataFrame:
         mine = drift[drift["feature"] == feature]
         alarms, worst = mine[mine["verdict"] == "alarm"], mine.loc[mine["p adjusted"].idxmin()]
         rows.append({"feature": feature, "verdict": "alarm" if len(alarms) else "watch" if (mine["verdict"] == "watch").any() else "calm", "windows with alarm": f"{len(alarms)} of {len(mine)}",
-                     "since window": int(alarms["window"].min()) if len(alarms) else None, "usual": worst["usual"], "then": worst["now"], "psi": worst["psi"], "p adjusted": worst["p adjusted"]})
+                     "since window": str(alarms["window"].min()) if len(alarms) else "", "usual": worst["usual"], "then": worst["now"], "psi": round(worst["psi"], 3), "p adjusted": float(f"{worst['p adjusted']:.2g}")})
     return pd.DataFrame(rows, columns=["feature", "verdict", "windows with alarm", "since window", "usual", "then", "psi", "p adjusted"])
 
-# %% ../../nbs/70_operate/07_monitor.ipynb #894d3a4c
+# %% ../../nbs/70_operate/07_monitor.ipynb #2dbd3951
 def plot_drift(drift: pd.DataFrame, alpha: float = 0.01):  # -> Axes
     "Windows by features; the darker, the less it can be chance. Alarms are marked, so the picture does not depend on colour."
     import matplotlib.pyplot as plt
@@ -52,7 +52,7 @@ def plot_drift(drift: pd.DataFrame, alpha: float = 0.01):  # -> Axes
     strength = drift.assign(strength=-np.log10(drift["p adjusted"].clip(1e-6))).pivot(index="feature", columns="window", values="strength").loc[order]
     words = drift.pivot(index="feature", columns="window", values="verdict").loc[order].replace({"calm": "", "alarm": "ALARM"})
     axes = plt.subplots(figsize=(1.1 * strength.shape[1] + 3, 0.5 * len(order) + 1.4))[1]
-    sns.heatmap(strength, annot=words, fmt="", cmap="cividis_r", vmin=0, vmax=6, linewidths=1, ax=axes, cbar_kws={"label": "how surely a change\n(−log10 of adjusted p)"}, annot_kws={"fontsize": 8})
+    sns.heatmap(strength, annot=words, fmt="", cmap="Blues", vmin=0, vmax=6, linewidths=1, ax=axes, cbar_kws={"label": "how surely a change\n(−log10 of adjusted p)"}, annot_kws={"fontsize": 8})
     axes.set(title=f"Has traffic moved away from the training data? (alarm: p < {alpha:g})", xlabel="window of the log", ylabel="")
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     return axes
@@ -74,7 +74,7 @@ def strangest(reference: Reference, requests: pd.DataFrame, count: int = 10) -> 
     table = pd.DataFrame({"distance": far, "message": answered["prompt"].str.slice(0, 120), "answer": answered["answer"].str.split("\n").str[0].str.slice(0, 60), "logprob": answered["logprob"]})
     return table.sort_values("distance", ascending=False, kind="stable").drop_duplicates("message").head(count)
 
-# %% ../../nbs/70_operate/07_monitor.ipynb #01e1a896
+# %% ../../nbs/70_operate/07_monitor.ipynb #cebc4904
 def plot_scope(scope: pd.DataFrame, kinds: pd.DataFrame | None = None):  # kinds: window, share: what was really out of scope, where known. -> Axes
     "The share out of scope in each window with its interval, and the five per cent that are usual."
     import matplotlib.pyplot as plt
@@ -86,7 +86,7 @@ def plot_scope(scope: pd.DataFrame, kinds: pd.DataFrame | None = None):  # kinds
         axes.plot(kinds["window"], 100 * kinds["share"], "s--", color=orange, label="sent on purpose as out of scope, drifted or attack")
     axes.axhline(5, linestyle=":", color="grey", label="usual (5 %)")
     axes.set(title="Questions the model was not made for", xlabel="window of the log", ylabel="% of answered requests", ylim=(0, None), xticks=scope["window"])
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return axes
 
 # %% ../../nbs/70_operate/07_monitor.ipynb #44791e32

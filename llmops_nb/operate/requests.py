@@ -78,7 +78,7 @@ def health_over_time(requests: pd.DataFrame, windows: int = 8) -> pd.DataFrame:
                      "tokens": int(window["tokens_in"].sum() + window["tokens_out"].sum())})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/70_operate/00_requests.ipynb #7d52e698
+# %% ../../nbs/70_operate/00_requests.ipynb #ff7e196c
 def plot_health(table: pd.DataFrame, budget: float = 0.0):  # table of health_over_time; budget: seconds an answer may take, 0 = no line
     "Two panels over the windows: seconds to the answer with its interval, and the share not answered."
     import matplotlib.pyplot as plt
@@ -88,12 +88,13 @@ def plot_health(table: pd.DataFrame, budget: float = 0.0):  # table of health_ov
     left.plot(table["window"], table["p50"], marker="o", color=blue, label="half of the answers within")
     left.plot(table["window"], table["p95"], marker="o", color=orange, label="95 % of the answers within")
     left.fill_between(table["window"], table["p95 low"], table["p95 high"], color=orange, alpha=0.2, label="95 % interval")
-    if budget:
+    near = budget and table["p95 high"].max() > budget / 4  # a line far above everything would flatten the picture
+    if near:
         left.axhline(budget, linestyle="--", color="grey", label="budget")
-    left.set(title="Seconds to the answer", xlabel="window of the log", ylabel="seconds", ylim=(0, None))
+    left.set(title="Seconds to the answer" + (f" (allowed: {budget:g}, far above)" if budget and not near else ""), xlabel="window of the log", ylabel="seconds", ylim=(0, None))
     left.legend(fontsize="small")
     right.bar(table["window"], 100 * (1 - table["answered"]), color=blue)
-    right.set(title="Not answered", xlabel="window of the log", ylabel="% of requests", ylim=(0, None))
+    right.set(title="Not answered", xlabel="window of the log", ylabel="% of requests", ylim=(0, max(5.0, 110 * (1 - table["answered"]).max())))
     for axes in (left, right):
         axes.set_xticks(table["window"])
     figure.tight_layout()

@@ -66,10 +66,10 @@ def answer_limit(tokenizer: Any, targets: Sequence[str], least: int = 8, most: i
     longest = max((len(ids) for ids in tokenizer(sorted(set(targets)), add_special_tokens=False)["input_ids"]), default=least)
     return max(least, min(most, longest + longest // 4 + 2))
 
-# %% ../../nbs/60_serve/09_package.ipynb #440eeb7f
-def save_model(adapter: str | Path | None, base_model: str, folder: Path) -> dict:  # adapter: what stage 06 wrote; None = the base as it is
+# %% ../../nbs/60_serve/09_package.ipynb #33cecd4e
+def save_model(adapter: str | Path | None, base_model: str, folder: Path, root: str | Path = "") -> dict:  # adapter: what stage 06 wrote, None = the base as it is; root: where relative base folders are looked up
     "The model as a plain folder: the adapter merged into its base. Returns base_model, base_digest, method and the tokenizer."
-    candidate = load_candidate(adapter) if adapter else load_model(base_model)
+    candidate = load_candidate(adapter, root=root) if adapter else load_model(base_model, root=root)
     training = read_json(Path(adapter) / "training.json") if adapter else {"base_model": base_model, "base_digest": candidate.digest, "method": "none"}
     merged = candidate.model.merge_and_unload() if hasattr(candidate.model, "merge_and_unload") else candidate.model
     merged.save_pretrained(folder, safe_serialization=True)
@@ -83,18 +83,18 @@ def save_material(folder: Path, prompt: Prompt, material: Material) -> None:
     write_json(folder / "prompt.json", prompt.row())
     write_json(folder / "material.json", {name: value for name, value in needed.items() if not name.startswith("_")})
 
-# %% ../../nbs/60_serve/09_package.ipynb #2edc6702
+# %% ../../nbs/60_serve/09_package.ipynb #052b4e9c
 def make_package(folder: str | Path,  # an empty folder
                  release: dict,  # content of release.json; {} for a package that is not released
                  release_digest: str, adapter: str | Path | None, base_model: str = "builtin:tiny", prompt: Prompt | None = None,  # None: callers' messages go to the model as they are
-                 material: Material | None = None, targets: Sequence[str] = ()) -> Deployment:  # targets: whole answers in training, for the token limit
+                 material: Material | None = None, targets: Sequence[str] = (), root: str | Path = "") -> Deployment:  # targets: whole answers in training, for the token limit
     "Write the package and return what it says about itself. Raises BadInput for a folder that is not empty or a prompt without material."
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"{folder} is not empty; a package would be mixed with what is there.")
     if prompt and material is None:
         raise BadInput(f"the prompt {prompt.name!r} needs the material that it is filled with.")
-    saved = save_model(adapter, base_model, folder / "model")
+    saved = save_model(adapter, base_model, folder / "model", root)
     if prompt:
         save_material(folder, prompt, material)
     labels = material.labels if material else []
@@ -120,20 +120,20 @@ def package_neighbours(folder: str | Path, release: dict, release_digest: str, m
     write_json(folder / "deployment.json", asdict(deployment) | {"choices": list(deployment.choices)})
     return deployment
 
-# %% ../../nbs/60_serve/09_package.ipynb #08d8541b
+# %% ../../nbs/60_serve/09_package.ipynb #0b63d11d
 def package_candidate(folder: str | Path, candidate: str,  # the name that the evaluation proposes; "" = the fine-tuned model
-                      release: dict, release_digest: str, adapter: str | Path, dataset: Any, prompt: Prompt) -> Deployment:  # dataset: data.records.Dataset
+                      release: dict, release_digest: str, adapter: str | Path, dataset: Any, prompt: Prompt, root: str | Path = "") -> Deployment:  # dataset: data.records.Dataset; root: of the workspace
     "The package of the proposed candidate. Raises BadInput for one that is no service, and what make_package raises."
     if candidate == "majority":
         raise BadInput("the evaluation proposes to give everybody the commonest label. That needs no server: get better data, a better prompt or a better model first.")
     material, word = collect_material(dataset), candidate.lower()
     targets = list(dataset.train["target"])
     if candidate in ("", "fine-tuned"):
-        return make_package(folder, release, release_digest, adapter, material=material, targets=targets)
+        return make_package(folder, release, release_digest, adapter, material=material, targets=targets, root=root)
     if "neighbour" in word or "neighbor" in word:
         return package_neighbours(folder, release, release_digest, material, list(dataset.valid["text"]), list(dataset.valid["label"]))
     base = read_json(Path(adapter) / "training.json")["base_model"]
-    return make_package(folder, release, release_digest, None, base, None if "base" in word else prompt, material, targets)
+    return make_package(folder, release, release_digest, None, base, None if "base" in word else prompt, material, targets, root)
 
 # %% ../../nbs/60_serve/09_package.ipynb #df016a75
 EXTRA = ("deployment.json", "answers.jsonl", "README.md")  # beside the model, not part of what answers

@@ -6,11 +6,10 @@
 __all__ = ['approval_check', 'inspect_prompt', 'build_service', 'end_with_parent', 'parse_arguments', 'main', 'start_server',
            'end_process', 'wait_ready', 'keep_log']
 
-# %% ../../nbs/60_serve/10_process.ipynb #6353d7b1
+# %% ../../nbs/60_serve/10_process.ipynb #8b0d153e
 import argparse
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from ..data.privacy import replace_personal
 from ..govern.approval import require_approved, verify_release
 from ..govern.release import open_office
-from ..ground.core import IntegrityError, LlmopsError, NotAllowed
+from ..ground.core import IntegrityError, LlmopsError, NotAllowed, read_lines, write_lines
 from ..ground.settings import find_workspace
 from ..ground.store import digest_folder
 from ..measure.redteam import detect_attack
@@ -160,10 +159,10 @@ def wait_ready(server: RunningServer, seconds: float = 120.0) -> RunningServer:
     server.stop()
     raise LlmopsError(f"the server at {server.url} did not answer within {seconds:g} seconds.")
 
-# %% ../../nbs/60_serve/10_process.ipynb #4da0ed63
-def keep_log(folder: str | Path, target: str | Path) -> Path:  # folder: of a server that has ended
-    "Request log and feedback of a server, copied; an empty feedback file where nobody said anything. Keys stay behind."
+# %% ../../nbs/60_serve/10_process.ipynb #00903ab4
+def keep_log(folder: str | Path, target: str | Path, ids: set[str] | None = None) -> Path:  # folder: of a server that has ended; ids: of the requests to keep, None = all
+    "Request log and feedback of a server, copied; keys stay behind."
     target = Path(target)
     for name in ("requests.jsonl", "feedback.jsonl"):
-        shutil.copyfile(Path(folder) / name, target / name)
+        write_lines(target / name, [row for row in read_lines(Path(folder) / name) if ids is None or row["id"] in ids])
     return target

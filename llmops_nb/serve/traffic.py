@@ -175,7 +175,7 @@ def summarise_load(rows) -> dict:  # rows: DataFrame of run_load
             "requests_per_second": len(good) / span if span else 0.0, "tokens_per_second": float(good["tokens"].sum()) / span if span else 0.0,
             "sender_late": float(rows["late"].max()) if len(rows) else 0.0}
 
-# %% ../../nbs/60_serve/06_traffic.ipynb #a158e1f8
+# %% ../../nbs/60_serve/06_traffic.ipynb #36e410a5
 def plot_load(rows, budget: float = 0.0):  # budget: seconds an answer may take; 0 = no line
     "Seconds to the answer over the time of the test, by kind of request; requests turned away are crosses at the bottom."
     import matplotlib.pyplot as plt
@@ -187,9 +187,12 @@ def plot_load(rows, budget: float = 0.0):  # budget: seconds an answer may take;
     left.set(title="Every request of the load test", xlabel="time of the request (s)", ylabel="seconds to the answer")
     sns.ecdfplot(good, x="seconds", color=sns.color_palette("colorblind")[0], ax=right)
     right.set(title="Share answered within", xlabel="seconds", ylabel="share of answered requests")
-    if budget:
+    if budget and (len(good) == 0 or good["seconds"].max() > budget / 4):  # a line far above everything would flatten the picture
         left.axhline(budget, linestyle="--", color="grey")
         right.axvline(budget, linestyle="--", color="grey")
+    elif budget:
+        right.set_xlabel(f"seconds (allowed: {budget:g}, far to the right)")
+    left.set_ylim(0, None)
     left.legend(fontsize="small")
     figure.tight_layout()
     return figure
