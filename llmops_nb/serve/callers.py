@@ -51,7 +51,7 @@ def read_traffic(path: str | Path, near: tuple[str, ...] = ("banking", "credit_c
     kind = lambda intent: "drifted" if not domains or intent in close else "out of scope"
     return [(str(text), kind(intent)) for text, intent in value[queries]] + [(str(text), "out of scope") for text, _ in value[outside]]
 
-# %% ../../nbs/60_serve/11_callers.ipynb #22de3f1d
+# %% ../../nbs/60_serve/11_callers.ipynb #1796392f
 def find_traffic(path: str, usual: list[str], seed: int = 0, root: str | Path = "") -> list[tuple[str, str]]:  # path: "" = made here; relative ones from the current folder, then from root
     "The unusual traffic of a load test: from a file with the attacks of the security stage added, or made here. Raises BadInput for a file that is not there."
     if not path:
@@ -61,4 +61,4 @@ def find_traffic(path: str, usual: list[str], seed: int = 0, root: str | Path = 
     if where is None:
         raise BadInput(f"{path} does not exist, neither from here nor from {root or 'the workspace'}. Leave `traffic` empty to use made-up queries.")
     texts = read_traffic(where)
-    return texts + [(text, kind) for text, kind in made_traffic(usual, len(texts) // 4, seed) if kind == "attack"]
+    return texts + [(text, kind) for text, kind in made_traffic(usual, len(texts), seed) if kind == "attack"]
