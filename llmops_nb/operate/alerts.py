@@ -36,9 +36,9 @@ class AlertRule:
         if self.severity not in SEVERITIES or not self.runbook.strip() or (self.at_least is None and self.at_most is None):
             raise BadInput(f"the rule {self.name!r} needs a severity of {', '.join(SEVERITIES)}, a bound and a runbook: what should somebody do first?")
 
-# %% ../../nbs/70_operate/03_alerts.ipynb #f931e9fd
+# %% ../../nbs/70_operate/03_alerts.ipynb #9b060836
 DEFAULT_RULES = (
-    AlertRule("answers fail", "failed share", "page", "Look at the last 20 failed requests; if they share a release, roll back with `llmops rollback`; if not, restart one replica.", at_most=0.01,
+    AlertRule("answers fail", "failed share", "page", "Look at the last 20 failed requests; if they share a release, roll back with `llmops release rollback`; if not, restart one replica.", at_most=0.01,
               expression='sum(rate(llmops_requests_total{route="/v1/chat/completions",status=~"500|504"}[5m])) / sum(rate(llmops_requests_total{route="/v1/chat/completions"}[5m])) > 0.01'),
     AlertRule("release not approved", "release approved", "page", "The approval expired or was revoked: `llmops status` says which. Roll back to an approved release, or have it signed again.", at_least=1.0,
               expression="min(llmops_release_approved) < 1"),
