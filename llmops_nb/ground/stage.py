@@ -135,13 +135,13 @@ def show_box(mark: str, title: str, detail: str, colour: str) -> None:
     display(HTML(f'<div style="border-left:4px solid {colour};padding:.35em .8em;margin:.3em 0;background:#8881"><b>{mark} {html.escape(title)}</b> '
                  f'<span style="opacity:.75">{html.escape(detail)}</span></div>'))
 
-# %% ../../nbs/00_ground/08_stage.ipynb #2a7f58f2
+# %% ../../nbs/00_ground/08_stage.ipynb #0f6cebee
 def show_table(frame: Any) -> None:
     "Show a DataFrame as a reader wants it: no row numbers, long texts up to 200 characters, at most 60 rows."
     import pandas as pd
     from IPython.display import HTML
 
-    numbered = isinstance(frame.index, pd.RangeIndex)
+    numbered = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
     with pd.option_context("display.max_colwidth", 200, "display.precision", 4):
         show(HTML(frame.to_html(index=not numbered, max_rows=60, border=0, na_rep="")) if "ipykernel" in sys.modules else frame)
 
