@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..ground.core import BadInput
 
-# %% ../../nbs/50_govern/10_objectives.ipynb #94a2f79e
+# %% ../../nbs/50_govern/10_objectives.ipynb #60fe7b73
 DEFAULT_OBJECTIVES = '''# What the model must do, for whom, at what cost, and how we will know. Stage 01 reads this file.
 name = "support-bot"
 owner = "customer support"
@@ -56,13 +56,13 @@ effort = 5
 [[kpis]]
 name = "right team at first try"
 metric = "accuracy"
-at_least = 0.75
-why = "Below this, agents re-route by hand more often than they save."
+at_least = 0.60
+why = "Today's keyword rules send half of all messages to the right team."
 
 [[kpis]]
 name = "balanced over intents"
 metric = "macro_f1"
-at_least = 0.65
+at_least = 0.55
 why = "A rare request must not be a lost request."
 
 [[kpis]]

@@ -50,13 +50,13 @@ class RunResult:
     @property
     def exit_code(self) -> int: return EXIT_CODES[self.status]
 
-# %% ../../nbs/80_notebooks/07_pipeline.ipynb #069f433e
+# %% ../../nbs/80_notebooks/07_pipeline.ipynb #9fe64563
 def kernel_environment(workspace: Workspace, run: str, number: int, folder: Path) -> dict[str, str]:
     "The environment of a stage's kernel."
     threads = workspace.section("pipeline")["threads"]
     keep = {name: value for name, value in os.environ.items() if name not in ("WANDB_API_KEY", "LLMOPS_PASSPHRASE", "PYTHONPATH", "MPLBACKEND")}
     return {**keep, "LLMOPS_WORKSPACE": str(workspace.root), "LLMOPS_RUN": run, "LLMOPS_STAGE_ID": str(number), "LLMOPS_STAGE_FOLDER": str(folder), "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+            "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore::FutureWarning", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 # %% ../../nbs/80_notebooks/07_pipeline.ipynb #e5fcfba4
 def judge_result(folder: Path, outcome: str, error: str, store: Store) -> tuple[str, str, dict]:
