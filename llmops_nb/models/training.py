@@ -20,7 +20,7 @@ from .base import LoadedModel
 from .checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
 from .examples import Examples, answer_logits, first_lines, join, plan_pass, shortcut_holds, take
 
-# %% ../../nbs/30_models/06_training.ipynb #a6d921dc
+# %% ../../nbs/30_models/06_training.ipynb #0c2a3ffe
 @dataclass(frozen=True)
 class Settings:
     "How to train. Zeros are filled in by `settle`."
@@ -40,11 +40,11 @@ class Settings:
     warmup: float = 0.1  # share of the steps in which the learning rate rises
     clip: float = 1.0  # longest gradient
     batch_tokens: int = 0  # padded tokens in a step
-    evaluations: int = 2  # times per pass that the validation split is scored
+    evaluations: int = 1  # times per pass that the validation split is scored
     patience: int = 0  # stop after so many evaluations without a new best; 0 = never
     seed: int = 7
 
-# %% ../../nbs/30_models/06_training.ipynb #ab2760b0
+# %% ../../nbs/30_models/06_training.ipynb #44893b68
 def settle(settings: Settings, labels: int,  # different first lines among the answers
            examples: int, replies: bool = False) -> Settings:  # replies: answers have more than one line
     "The settings with every zero replaced by a value that suits the data. Raises BadInput for a method or number that makes no sense."
@@ -54,7 +54,7 @@ def settle(settings: Settings, labels: int,  # different first lines among the a
         raise BadInput(f"settings out of range: dropout and word_dropout are at least 0 and below 1, rank is at least 1, epochs and "
                        f"learning_rate are not negative; got {asdict(settings)}")
     free = labels > examples / 2  # no list of labels: every answer begins differently
-    lines = settings.label_epochs if settings.label_epochs >= 0 else min(5, 2 + labels // 12) if replies and not free else 0
+    lines = settings.label_epochs if settings.label_epochs >= 0 else min(6, 2 + labels // 9) if replies and not free else 0
     return replace(settings, label_epochs=lines, epochs=settings.epochs or (3 if free else 1 if lines else min(5, 1 + labels // 18)), alpha=settings.alpha or settings.rank,
                    learning_rate=settings.learning_rate or (4e-3 if settings.method == "lora" else 3e-3), batch_tokens=settings.batch_tokens or 1024)
 
