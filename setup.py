@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read("settings.ini", encoding="utf-8")
@@ -22,7 +22,7 @@ setup(
     python_requires=f">={meta['min_python']},<{meta['max_python']}",
     install_requires=meta["requirements"].split(),
     extras_require=extras,
-    packages=find_packages(include=["llmops_nb", "llmops_nb.*"]),
+    packages=find_namespace_packages(include=["llmops_nb", "llmops_nb.*"]),
     package_data={"llmops_nb": ["**/*"]},
     data_files=[("share/jupyter/notebook_templates/llmops_nb", sorted(str(path) for path in Path("templates").glob("*.ipynb")))],
     entry_points={"console_scripts": meta["console_scripts"].split()},

@@ -140,3 +140,31 @@ def test_by_hand(demo: Path, stem: str, tmp_path: Path):
 def test_a_missing_input_names_its_stage(workspace: Path, home: Path):
     done = llmops(workspace, "run", "prepare", home=home)
     assert done.returncode == 1 and "llmops run explore" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def make_other_model(folder: Path) -> None:
+    "A model of another shape and family than the built-in one: Qwen2, 2 layers, random weights, the built-in tokenizer."
+    import torch
+    from llmops_nb.models.base import model_folder
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("builtin:tiny"))
+    config = Qwen2Config(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                         tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_another_model_goes_through_the_same_templates(copy: Path, tmp_path: Path):
+    make_other_model(tmp_path / "other")
+    objectives = (copy / "objectives.toml").read_text()
+    (copy / "objectives.toml").write_text(objectives.replace("at_least = 0.60", "at_least = 0.01").replace("at_least = 0.55", "at_least = 0.001"))
+    done = llmops(copy, "run", "-p", f"base_model={tmp_path / 'other'}", "-p", f"base_models={tmp_path / 'other'},builtin:tiny", "-p", "finetune.epochs=1", "-p", "method=lora", home=home_of(copy))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "= 02_explore" in done.stderr and "✓ 06_finetune" in done.stderr
+    from llmops_nb.ground.store import Store
+
+    adapter = Store(copy / ".llmops/store").get(artifacts_of(copy)["06_finetune"]["adapter"], tmp_path / "adapter")
+    assert "other" in json.loads((adapter / "training.json").read_text())["base_model"]
