@@ -101,7 +101,7 @@ def test_production_needs_people(copy: Path):
     done = llmops(copy, "run", home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert llmops(copy, "audit", "verify", home=home).returncode == 0
-    assert "DEMONSTRATION" not in (copy / "runs/main/09_govern/report.html").read_text()
+    assert not [path for path in (copy / "runs/main").glob("*/report.html") if "DEMONSTRATION: this run" in path.read_text()]
 
 
 @pytest.mark.slow
