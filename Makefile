@@ -28,7 +28,7 @@ $(VENV)/.tools: $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## the whole lifecycle on built-in data with the built-in model
 	@test -f demo/settings.ini || $(BIN)/llmops init demo
-	@cd demo && ../$(BIN)/llmops run -p policy=demo
+	@cd demo && ../$(BIN)/llmops run -p policy=demo -p method=lora
 
 test: $(VENV)/.tools  ## everything: library notebooks, templates, lessons, command line, house checks
 	@$(BIN)/python -m pytest
