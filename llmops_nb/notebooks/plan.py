@@ -93,7 +93,7 @@ class State:
     @property
     def key(self) -> str: return digest_value(self.parts)
 
-# %% ../../nbs/80_notebooks/06_plan.ipynb #474bf632
+# %% ../../nbs/80_notebooks/06_plan.ipynb #8a1b1d4f
 def state_of(step: Step, run: str, workspace: Workspace, ledger: Ledger, store: Store) -> State:
     "Whether the result of a step is still good, else what changed."
     parts, folder = parts_of(step, run, workspace, ledger), workspace.runs / run / step.stem
@@ -101,14 +101,14 @@ def state_of(step: Step, run: str, workspace: Workspace, ledger: Ledger, store: 
     row = latest_stage(ledger, run, step.name, "done", "cached")
     if row is None:
         return State(step, parts, None, ["it has not finished yet" if last else "it has never run"])
+    if last["id"] != row["id"] and last["status"] not in ("done", "cached"):
+        return State(step, parts, None, [f"its last execution ended with: {last['status'].replace('_', ' ')}"])
     try:
         verify_receipt(folder / "receipt.json", [engine_key(workspace).public_hex], store)
     except (IntegrityError, BadInput) as error:
         return State(step, parts, None, [str(error)])
     if row["key"] != digest_value(parts):
         return State(step, parts, None, changes(read_receipt(folder / "receipt.json")["predicate"]["parts"], parts) or ["its last result was made under another key"])
-    if last["id"] != row["id"] and last["status"] not in ("done", "cached"):
-        return State(step, parts, None, [f"its last execution {last['status'].replace('_', ' ')}"])
     return State(step, parts, row, [])
 
 # %% ../../nbs/80_notebooks/06_plan.ipynb #44cb05cb
