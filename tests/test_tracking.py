@@ -65,7 +65,7 @@ def test_online_streams_to_a_service_that_answers(workspace: Path, home: Path):
 
 
 def test_killed_tracker_is_not_noticed_and_made_good(workspace: Path, home: Path):
-    write_stage(workspace, "90_count", "import time\nfor i in range(40):\n    stage.log(step=i, loss=1.0)\n    time.sleep(0.1)")
+    write_stage(workspace, "90_count", "import time\nfor i in range(120):\n    stage.log(step=i, loss=1.0)\n    time.sleep(0.1)")
     command = [sys.executable, "-m", "llmops_nb.desk.cli", "run", "count"]
     environment = {**{n: v for n, v in os.environ.items() if not n.startswith(("LLMOPS_", "WANDB_"))}, "LLMOPS_HOME": str(home)}
     runner = subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -89,13 +89,13 @@ def test_killed_tracker_is_not_noticed_and_made_good(workspace: Path, home: Path
 
     ledger = Ledger(Workspace(workspace).address("ledger"))
     assert ledger.rows(sql.select(stages))[-1]["status"] == "done"
-    assert len(ledger.rows(sql.select(series))) == 40
+    assert len(ledger.rows(sql.select(series))) == 120
     service = Service()
     try:
         (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
         sent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
         assert sent.returncode == 0, sent.stdout + sent.stderr
-        assert sum(service.history().values()) >= 40
+        assert sum(service.history().values()) >= 120
     finally:
         service.close()
 
