@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'PLAIN_TEMPLATE', 'model_folder', 'hub_folder', 'model_digest', 'LoadedModel', 'load_tokenizer',
-           'load_model', 'check_files', 'read_weights', 'context_length', 'check_model', 'load_candidate',
-           'put_adapter', 'check_adapter']
+           'load_model', 'check_files', 'read_weights', 'context_length', 'check_model', 'weights_digest', 'noting',
+           'load_candidate', 'put_adapter', 'check_adapter']
 
-# %% ../../nbs/30_models/00_base.ipynb #a06c8012
-from dataclasses import dataclass
+# %% ../../nbs/30_models/00_base.ipynb #aed4d9f8
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import BadInput, IntegrityError, digest_file, digest_value, read_json
+from ..ground.core import BadInput, IntegrityError, digest_bytes, digest_file, digest_value, read_json
+from ..ground.journal import Journal, once
 
 # %% ../../nbs/30_models/00_base.ipynb #b311fab7
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]  # what may come from the Hub: no code, no pickle
@@ -59,7 +61,7 @@ def model_digest(folder: str | Path) -> str:
         raise BadInput(f"{folder} holds no model: no config.json, no weights, no tokenizer.")
     return digest_value({path.name: digest_file(path) for path in chosen})
 
-# %% ../../nbs/30_models/00_base.ipynb #9d29d3b7
+# %% ../../nbs/30_models/00_base.ipynb #f97f4148
 @dataclass(frozen=True)
 class LoadedModel:
     "A model that can be asked: its weights, its tokenizer, and the facts a report needs."
@@ -69,6 +71,7 @@ class LoadedModel:
     digest: str  # of the folder's files; with an adapter, of base and adapter together
     context: int  # longest prompt and answer together, in tokens
     base_digest: str = ""  # of the model below the adapter; equal to digest where there is none
+    journal: Journal | None = field(default=None, compare=False, repr=False)  # keeps what the model has answered, so that a killed stage goes on
 
     @property
     def parameters(self) -> int:
@@ -109,10 +112,11 @@ def load_tokenizer(folder: str | Path) -> Any:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer
 
-# %% ../../nbs/30_models/00_base.ipynb #d6e55dc5
+# %% ../../nbs/30_models/00_base.ipynb #1d0b0d6b
 def load_model(name: str = "builtin:tiny",  # builtin:NAME, a folder, or owner/name on the Hub
                device: str = "cpu",  # cpu or cuda
-               root: str | Path = "") -> LoadedModel:  # where relative folders are looked up
+               root: str | Path = "",  # where relative folders are looked up
+               journal: Journal | None = None) -> LoadedModel:  # e.g. stage.journal("answers"); None = a killed stage asks everything again
     "The named model, ready to be asked. Raises BadInput for an unknown name, a folder without safetensors, or an unreadable model."
     from transformers import AutoModelForCausalLM
     folder = model_folder(name, root)
@@ -123,7 +127,7 @@ def load_model(name: str = "builtin:tiny",  # builtin:NAME, a folder, or owner/n
         raise BadInput(f"the tokenizer in {folder} knows {len(tokenizer)} tokens, the model only "
                        f"{model.get_input_embeddings().num_embeddings}. They do not belong together.")
     digest = model_digest(folder)
-    return LoadedModel(model, tokenizer, name, digest, context_length(model), digest)
+    return LoadedModel(model, tokenizer, name, digest, context_length(model), digest, journal)
 
 # %% ../../nbs/30_models/00_base.ipynb #54d806d0
 def check_files(folder: Path) -> None:
@@ -168,24 +172,39 @@ def check_model(name: str, root: str | Path = "") -> None:  # root: where relati
     if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")):
         raise BadInput(f"{folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json beside the weights.")
 
-# %% ../../nbs/30_models/00_base.ipynb #5dde1e55
+# %% ../../nbs/30_models/00_base.ipynb #541f4d80
+def weights_digest(model: Any) -> str:
+    "A digest of a model's weights as they are in memory."
+    import torch
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return digest_value({name: [str(tensor.dtype), digest_bytes(tensor.view(-1).view(torch.uint8).numpy().tobytes())] for name, tensor in tensors.items()})
+
+# %% ../../nbs/30_models/00_base.ipynb #0c004903
+def noting(loaded: LoadedModel, kind: str) -> Callable[[Any, Callable[[], Any]], Any]:  # kind: what is asked, answers or likelihoods
+    "A function (what is asked, how to work it out) -> result, as JSON has it, that asks the model's journal first; without a journal it only works it out."
+    if loaded.journal is None:
+        return lambda asked, work: work()
+    model = loaded.digest or weights_digest(loaded.model)
+    return lambda asked, work: once(loaded.journal, digest_value([kind, model, asked]), work)
+
+# %% ../../nbs/30_models/00_base.ipynb #3837ccab
 def load_candidate(folder: str | Path,  # what fine-tuning wrote: training.json with an adapter or a whole model
                    base_model: str = "",  # where the base is on this machine, if not where training.json says
-                   device: str = "cpu", root: str | Path = "") -> LoadedModel:
+                   device: str = "cpu", root: str | Path = "", journal: Journal | None = None) -> LoadedModel:  # journal: as in load_model
     "A fine-tuned model, ready to be asked. Raises IntegrityError when the adapter belongs to another base."
     folder = Path(folder)
     training = read_json(folder / "training.json")
     if not (folder / "adapter_config.json").exists():
         whole = load_model(str(folder), device)
         return LoadedModel(whole.model, whole.tokenizer, f"{training['base_model']}+{training['method']}", whole.digest, whole.context,
-                           training["base_digest"])
-    base = load_model(base_model or training["base_model"], device, root)
+                           training["base_digest"], journal)
+    base = load_model(base_model or training["base_model"], device, root, journal)
     if base.digest != training["base_digest"]:
         raise IntegrityError(f"the adapter in {folder} was trained on {training['base_model']} with digest {training['base_digest'][:12]}, "
                              f"but {base.name} has {base.digest[:12]}. Give the base it was trained on, or fine-tune again.")
     return put_adapter(base, folder, training["method"])
 
-# %% ../../nbs/30_models/00_base.ipynb #a3d750f7
+# %% ../../nbs/30_models/00_base.ipynb #9edbbec8
 def put_adapter(base: LoadedModel, folder: Path, method: str) -> LoadedModel:  # method: the name of what was done, for reports
     "The base with the adapter's matrices on top. Raises BadInput when PEFT cannot read them."
     check_adapter(folder)
@@ -195,7 +214,7 @@ def put_adapter(base: LoadedModel, folder: Path, method: str) -> LoadedModel:  #
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise BadInput(f"the adapter in {folder} cannot be read: {str(error).strip().splitlines()[0][:300]}") from error
     digest = digest_value({"base": base.digest, "adapter": model_digest(folder)})
-    return LoadedModel(model, base.tokenizer, f"{base.name}+{method}", digest, base.context, base.digest)
+    return LoadedModel(model, base.tokenizer, f"{base.name}+{method}", digest, base.context, base.digest, base.journal)
 
 # %% ../../nbs/30_models/00_base.ipynb #c87044ce
 def check_adapter(folder: Path) -> None:

@@ -21,7 +21,7 @@ from .cache import changes, key_parts
 from .parameters import assign, parameters_of
 from .receipt import engine_key, read_receipt, verify_receipt
 
-# %% ../../nbs/80_notebooks/09_plan.ipynb #e2f5ca22
+# %% ../../nbs/80_notebooks/09_plan.ipynb #176b64c7
 @dataclass(frozen=True)
 class Step:
     "One stage of a plan: its template's file name without suffix, what it reads and writes, its parameters."
@@ -36,7 +36,9 @@ class Step:
 
     @property
     def reads(self) -> list[str]:
-        "What it reads of what earlier stages write."
+        "What it reads of what earlier stages write: everything, for a stage that reads nothing by name and only observes, because it looks at the workspace itself."
+        if self.declared.observes and not self.declared.reads + self.declared.optional + self.declared.writes:
+            return sorted(self.earlier)
         return [name for name in self.declared.reads + self.declared.optional if name in self.earlier]
 
 # %% ../../nbs/80_notebooks/09_plan.ipynb #2864c7e9
@@ -51,16 +53,18 @@ def make_steps(workspace: Workspace, given: dict[str, str]) -> list[Step]:
         written |= set(found.writes + found.observes)
     return steps
 
-# %% ../../nbs/80_notebooks/09_plan.ipynb #a4e46e71
-def choose(steps: list[Step], only: list[str], start: str = "") -> list[Step]:
-    "The steps to execute: those named, or all from `start` on. Names are a stage's number, verb or both. Raises BadInput for a stage that does not exist or reads what no earlier one writes."
+# %% ../../nbs/80_notebooks/09_plan.ipynb #3d16c615
+def choose(steps: list[Step], only: list[str], start: str = "", until: str = "") -> list[Step]:
+    "The steps to execute: those named, or all from `start` to `until`. Names are a stage's number, verb or both. Raises BadInput for a stage that does not exist or reads what no earlier one writes."
     def find(word: str) -> int:
         found = [i for i, step in enumerate(steps) if word in (step.stem, step.name, step.stem.partition("_")[0], step.stem.partition("_")[0].lstrip("0"))]
         if not found:
             raise BadInput(f"There is no stage {word!r}. The stages are: {', '.join(step.stem for step in steps)}.")
         return found[0]
 
-    chosen = [steps[i] for i in sorted({find(word) for word in only})] if only else steps[find(start) if start else 0:]
+    chosen = [steps[i] for i in sorted({find(word) for word in only})] if only else steps[find(start) if start else 0: find(until) + 1 if until else None]
+    if not chosen:
+        raise BadInput(f"There is nothing from {start} to {until}: {until} comes before {start}.")
     for step in chosen:
         if missing := [name for name in step.declared.reads if name not in step.earlier]:
             raise BadInput(f"Template {step.stem} reads {', '.join(missing)}, which no stage before it writes. Check the name in stage.input, or the template's number.")
