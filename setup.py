@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_namespace_packages, setup
+from setuptools import Distribution, find_namespace_packages, setup
 
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read("settings.ini", encoding="utf-8")
@@ -10,7 +10,18 @@ meta = settings["DEFAULT"]
 extras = {key.removeprefix("extra_"): value.split() for key, value in meta.items() if key.startswith("extra_")}
 extras["all"] = sorted({requirement for values in extras.values() for requirement in values})
 
+
+
+class WithKernel(Distribution):
+    "Brings the kernel along in editable installs too; the templates are then the checkout's own."
+
+    def has_data(self) -> bool:  # what an editable install asks before it copies data files, and what setuptools forgot to define
+        self.data_files = [(folder, files) for folder, files in self.data_files if "kernels" in folder]
+        return True
+
+
 setup(
+    distclass=WithKernel,
     name=meta["lib_name"],
     version=meta["version"],
     description=meta["description"],
@@ -24,6 +35,7 @@ setup(
     extras_require=extras,
     packages=find_namespace_packages(include=["llmops_nb", "llmops_nb.*"]),
     package_data={"llmops_nb": ["**/*"]},
-    data_files=[("share/jupyter/notebook_templates/llmops_nb", sorted(str(path) for path in Path("templates").glob("*.ipynb")))],
-    entry_points={"console_scripts": meta["console_scripts"].split()},
+    data_files=[("share/jupyter/notebook_templates/llmops_nb", sorted(str(path) for path in Path("templates").glob("*.ipynb"))),
+                ("share/jupyter/kernels/llmops", ["llmops_nb/notebooks/kernels/llmops/kernel.json"])],
+    entry_points={"console_scripts": meta["console_scripts"].split(), "jupyter_client.kernel_provisioners": meta["kernel_provisioners"].split()},
 )

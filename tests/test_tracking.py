@@ -13,13 +13,13 @@ from standin import Service
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
-def write_stage(workspace: Path, name: str, body: str) -> None:
+def write_stage(workspace: Path, name: str, body: str, parameters: str = "seed: int = 7  # seed") -> None:
     "Give a workspace one small stage of its own."
     import json
 
     code = f"from llmops_nb.ground.stage import open_stage\nstage = open_stage({name.partition('_')[2]!r}, globals())\n{body}\n(stage.output({name + '_out'!r}) / 'x').write_text('x')\nstage.close()"
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# T\n> Why?"},
-             {"cell_type": "code", "id": "b", "metadata": {"tags": ["parameters"]}, "source": "seed: int = 7  # seed", "outputs": [], "execution_count": None},
+             {"cell_type": "code", "id": "b", "metadata": {"tags": ["parameters"]}, "source": parameters, "outputs": [], "execution_count": None},
              {"cell_type": "code", "id": "c", "metadata": {}, "source": code, "outputs": [], "execution_count": None}]
     path = workspace / "templates" / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from .core import BadInput, write_atomic
 
-# %% ../../nbs/00_ground/01_settings.ipynb #8f5a0c6a
+# %% ../../nbs/00_ground/01_settings.ipynb #ee72678b
 DEFAULTS: dict[str, dict[str, str]] = {
     "workspace": {"name": "", "objectives": "objectives.toml", "policy": "policy.toml"},
     "store": {"address": ".llmops/store"},
     "ledger": {"address": "sqlite:///.llmops/ledger.sqlite"},
     "tracking": {"mode": "offline", "project": "llmops", "entity": "", "address": ""},
     "pipeline": {"engine": "local", "kernel": "python3", "threads": "2", "parallel": "2", "timeout": "0", "secrets": "", "webhook": ""},
+    "cluster": {"address": "", "scratch": "", "resources": "cpus=1"},
 }
 
 # %% ../../nbs/00_ground/01_settings.ipynb #bd6fd5d6
@@ -31,7 +32,7 @@ def home() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
-# %% ../../nbs/00_ground/01_settings.ipynb #792818c4
+# %% ../../nbs/00_ground/01_settings.ipynb #a24e397b
 @dataclass(frozen=True)
 class Workspace:
     "A folder with a settings.ini: where runs, store, ledger and policy are."
@@ -55,7 +56,7 @@ class Workspace:
             parser.read(self.root / "settings.ini", encoding="utf-8")
         except (IniError, UnicodeDecodeError) as error:
             raise BadInput(f"{self.root / 'settings.ini'} cannot be read: {error}.") from error
-        given = {k: v for k, v in parser.items(name) if k in DEFAULTS[name]} if parser.has_section(name) else {}
+        given = {k: v for k, v in parser.items(name) if k.partition(".")[0] in DEFAULTS[name]} if parser.has_section(name) else {}
         return {**DEFAULTS[name], **given}
 
     def address(self, name: str) -> str:

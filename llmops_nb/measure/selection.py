@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Candidate', 'split_names', 'try_models', 'weigh_candidates', 'choose_model', 'plot_candidates']
 
-# %% ../../nbs/40_measure/10_selection.ipynb #fa27a05d
+# %% ../../nbs/40_measure/10_selection.ipynb #f288243d
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..ground.core import BadInput
+from ..ground.journal import Journal
 from .supply import OPEN_LICENCES, read_licence
 from .trials import Trial, compare_trials, try_prompt
 from ..models.base import LoadedModel, load_model, model_folder
@@ -46,13 +47,13 @@ def split_names(base_models: str) -> list[str]:  # names separated by commas
         raise BadInput("base_models names no model; give one or more, separated by commas, like 'builtin:tiny, models/other'")
     return names
 
-# %% ../../nbs/40_measure/10_selection.ipynb #bb504927
+# %% ../../nbs/40_measure/10_selection.ipynb #6df0b165
 def try_models(base_models: str, prompt: Prompt, frame: pd.DataFrame, material: Material, budget: int = 0,
-               root: str | Path = "") -> list[Candidate]:  # root: where relative folders are looked up
+               root: str | Path = "", journal: Journal | None = None) -> list[Candidate]:  # root: where relative folders are looked up; journal: keeps finished answers
     "Every model named, with its trial on the records."
     found = []
     for name in split_names(base_models):
-        loaded = load_model(name, root=root)
+        loaded = load_model(name, root=root, journal=journal)
         licence = "apache-2.0" if name.startswith("builtin:") else read_licence(model_folder(name, root))
         found.append(Candidate(loaded, licence, try_prompt(loaded, prompt, frame, material, name, budget)))
     return found

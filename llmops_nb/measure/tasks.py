@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..data.files import decode, read_bytes, read_rows
 from ..ground.core import BadInput, check_name, digest_value
@@ -169,12 +170,12 @@ def squad_samples(content: dict) -> Iterator[Sample]:
             for question in paragraph["qas"]:
                 yield Sample(str(question["id"]), question["question"], tuple(dict.fromkeys(answer["text"] for answer in question["answers"])), context=paragraph["context"])
 
-# %% ../../nbs/40_measure/14_tasks.ipynb #6d8fda86
+# %% ../../nbs/40_measure/14_tasks.ipynb #05a9f1b8
 def load_task(name: str,  # gsm8k, bbh_cot/navigate, or the path of a .toml file
               folder: str | Path) -> Task:  # of the data files
     "The task with its samples. Raises BadInput for an unknown task, or data that is neither in the folder nor on the hub."
     family, _, part = (name, "", "") if name.endswith(".toml") else name.partition("/")
-    recipe, path = read_recipe(family), None
+    recipe = read_recipe(family)
     if path := find_data(recipe, folder, part):
         samples, source = list(read_samples(recipe, path)), path.relative_to(folder).as_posix()
         samples = choose_rows(recipe, samples, source, folder)

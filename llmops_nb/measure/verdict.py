@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ask_candidate', 'measure_candidate', 'metric_rows', 'comparison_rows', 'propose', 'time_answers', 'speed_table']
 
-# %% ../../nbs/40_measure/11_verdict.ipynb #a1fadfa2
+# %% ../../nbs/40_measure/11_verdict.ipynb #1c4da671
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -81,13 +82,13 @@ def propose(accuracy: Estimate, comparisons: Sequence[dict], baselines: Sequence
     return {"candidate": best, "why": f"{best} {verdict} ({known[best]['accuracy']:.3f} against {accuracy.value:.3f}; difference {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], p {row['p_value']:.3f}; "
                                       f"{row['minimum_detectable_effect']:.3f} could have been seen) and costs less."}
 
-# %% ../../nbs/40_measure/11_verdict.ipynb #32a313e7
+# %% ../../nbs/40_measure/11_verdict.ipynb #f9208cba
 def time_answers(loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int = 64, choices: list[str] | None = None) -> list[float]:  # -> seconds
-    "Seconds of each answer, asked alone; the first is asked twice and counted once."
+    "Seconds of each answer, asked alone and really asked, whatever a journal holds; the first is asked twice and counted once."
     seconds = []
     for text in [*texts[:1], *texts]:
         start = perf_counter()
-        answer_all(loaded, ask_plainly([text]), max_new_tokens, choices)
+        answer_all(replace(loaded, journal=None), ask_plainly([text]), max_new_tokens, choices)
         seconds.append(perf_counter() - start)
     return seconds[1:]
 

@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'NEEDED', 'save_checkpoint', 'flush', 'checkpoints', 'number', 'verify_checkpoint', 'newest_checkpoint',
-           'read_checkpoint', 'forget_checkpoints']
+           'read_checkpoint', 'library_versions', 'pack', 'unpack', 'LossRecord']
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #686f9ef4
+# %% ../../nbs/30_models/05_checkpoints.ipynb #4d8d9b44
 import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import BadInput, IntegrityError, digest_file, read_json, sync_folder, write_json
+from ..ground.core import BadInput, IntegrityError, LlmopsError, digest_file, digest_value, read_json, sync_folder, write_json
+from ..ground.journal import Journal
 
 # %% ../../nbs/30_models/05_checkpoints.ipynb #13a624b9
 KEPT = 2  # checkpoints that stay; older ones are deleted after a new one is safe
 NEEDED = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}  # without one of these a resumed training would differ
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #79b958cc
+# %% ../../nbs/30_models/05_checkpoints.ipynb #ff75383b
 def save_checkpoint(folder: Path, step: int,  # steps done
                     tensors: dict[str, dict[str, Any]],  # weights, optimizer, random: each name -> tensor
-                    state: dict) -> Path:  # everything else, as JSON
+                    state: dict,  # everything else, as JSON
+                    origin: dict | None = None) -> Path:  # fingerprint, seed, data digest and versions of the training, for the manifest
     "The new checkpoint's folder; complete, or not there. Raises BadInput when it cannot be written."
     from safetensors.torch import save_file
     temporary, final = folder / f"checkpoint-{step}.tmp", folder / f"checkpoint-{step}"
@@ -33,7 +36,8 @@ def save_checkpoint(folder: Path, step: int,  # steps done
         write_json(temporary / "state.json", state | {"step": step})
         for path in sorted(temporary.iterdir()):
             flush(path)
-        write_json(temporary / "MANIFEST.json", {"step": step, "files": {path.name: digest_file(path) for path in sorted(temporary.iterdir())}})
+        manifest = (origin or {}) | {"step": step, "files": {path.name: digest_file(path) for path in sorted(temporary.iterdir())}}
+        write_json(temporary / "MANIFEST.json", manifest | {"digest": digest_value(manifest)})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         sync_folder(folder)
@@ -60,27 +64,30 @@ def number(path: Path) -> int:
     "The step of a checkpoint, from its name."
     return int(path.name.removeprefix("checkpoint-"))
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #b03ec19d
+# %% ../../nbs/30_models/05_checkpoints.ipynb #b29e1180
 def verify_checkpoint(path: Path) -> None:
     "Nothing, when all files are there and unchanged. Raises IntegrityError naming the first that is not."
     if not (path / "MANIFEST.json").exists():
         raise IntegrityError(f"{path} has no manifest.")
-    files = read_json(path / "MANIFEST.json")["files"]
+    manifest = read_json(path / "MANIFEST.json")
+    if manifest.pop("digest", "") != digest_value(manifest) or manifest["step"] != number(path):
+        raise IntegrityError(f"{path / 'MANIFEST.json'} is not what was written.")
+    files = manifest["files"]
     if absent := sorted(NEEDED - set(files)):
         raise IntegrityError(f"{path} was written without {absent[0]}.")
     for name, digest in sorted(files.items()):
         if not (path / name).exists() or digest_file(path / name) != digest:
             raise IntegrityError(f"{path / name} is not what was written.")
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #aec0cc13
+# %% ../../nbs/30_models/05_checkpoints.ipynb #f13a622c
 def newest_checkpoint(folder: Path, fingerprint: str = "") -> Path | None:  # fingerprint: of data and settings; "" = any
     "The newest checkpoint that verifies and belongs to this training; None when there is none."
     for path in sorted(checkpoints(folder), key=number, reverse=True):
         try:
             verify_checkpoint(path)
-            if not fingerprint or read_json(path / "state.json").get("fingerprint") == fingerprint:
+            if not fingerprint or read_json(path / "MANIFEST.json").get("fingerprint") == fingerprint:
                 return path
-        except (IntegrityError, BadInput):
+        except (IntegrityError, BadInput, AttributeError, KeyError):
             continue
     return None
 
@@ -91,7 +98,52 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Any]], dict]:
     verify_checkpoint(path)
     return {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}, read_json(path / "state.json")
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #e30c727e
-def forget_checkpoints(folder: Path) -> None:
-    "Delete the checkpoints of a training that is done and stored."
-    shutil.rmtree(folder, ignore_errors=True)
+# %% ../../nbs/30_models/05_checkpoints.ipynb #95989b52
+def library_versions() -> dict[str, str]:
+    "The versions of the libraries that decide how a training goes."
+    return {name: metadata.version(name) for name in ("torch", "transformers", "peft", "safetensors")}
+
+# %% ../../nbs/30_models/05_checkpoints.ipynb #b1ba2678
+def pack(weights: dict[str, Any], optimizer: Any, best: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:  # weights: that learn, name -> tensor; best: those at the best evaluation
+    "The tensors of a checkpoint."
+    import torch
+    memory = {f"{index}.{key}": value for index, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
+    random = {"torch": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() and torch.cuda.is_initialized() else {})
+    return {"weights": {name: weight.detach() for name, weight in weights.items()} | {f"best.{name}": weight for name, weight in (best or {}).items()}, "optimizer": memory, "random": random}
+
+# %% ../../nbs/30_models/05_checkpoints.ipynb #1d64fb00
+def unpack(tensors: dict[str, dict[str, Any]], weights: dict[str, Any], optimizer: Any) -> dict[str, Any]:  # tensors: of read_checkpoint
+    "Put weights, optimizer and random state back as they were; returns the best weights."
+    import torch
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(tensors["weights"][name])
+    memory: dict[int, dict[str, Any]] = {}
+    for name, value in tensors["optimizer"].items():
+        index, key = name.split(".", 1)
+        memory.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"]["torch"])
+    if "cuda" in tensors["random"]:
+        torch.cuda.set_rng_state(tensors["random"]["cuda"])
+    return {name.removeprefix("best."): value for name, value in tensors["weights"].items() if name.startswith("best.")}
+
+# %% ../../nbs/30_models/05_checkpoints.ipynb #bf805a54
+class LossRecord:
+    "The loss of each step of one training, noted as it happens, and compared when a step is repeated."
+
+    def __init__(self, folder: Path | None, fingerprint: str, exact: bool = True):  # folder: of the checkpoints, None = nothing is noted; exact: a repeated step has the same bits, so on a CPU
+        self.fingerprint, self.exact = fingerprint, exact
+        self.journal = Journal(folder / "losses.jsonl") if folder else None
+
+    def check(self, step: int, loss: float) -> None:  # step: from 1
+        "Note a loss. Raises LlmopsError when this step had another one before."
+        if self.journal is None:
+            return
+        key = f"{self.fingerprint[:32]} {step}"
+        before = self.journal.known.get(key)
+        if before is None:
+            self.journal.add(key, loss)
+        elif self.exact and before != loss:
+            raise LlmopsError(f"step {step} of the resumed training has the loss {loss!r}, and had {before!r} before it was interrupted: it is not the same training any more. "
+                              f"Delete {self.journal.path.parent} to begin again; if it happens once more, look at the machine's memory.")

@@ -7,13 +7,14 @@ __all__ = ['Task', 'make_task', 'methods_of', 'chosen_base', 'as_loaded', 'label
            'train_methods', 'choose_method', 'save_trained', 'save_candidate', 'settle_adapter_config', 'LiveLoss',
            'training_rows', 'plot_learning']
 
-# %% ../../nbs/30_models/08_finetune.ipynb #4edca563
+# %% ../../nbs/30_models/08_finetune.ipynb #3da843b2
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from ..ground.core import BadInput, read_json, write_json
+from ..ground.journal import Journal
 from .base import LoadedModel, load_model
 from .chat import ask_plainly, encode_answers
 from .examples import Examples, task_examples
@@ -57,10 +58,10 @@ def chosen_base(selection: Path | None) -> str:  # folder of the selection artif
     "The base model that stage 05 chose; '' when it has not run."
     return read_json(selection / "selection.json")["base_model"] if selection else ""
 
-# %% ../../nbs/30_models/08_finetune.ipynb #d2688af6
-def as_loaded(task: Task, trained: Trained) -> LoadedModel:
+# %% ../../nbs/30_models/08_finetune.ipynb #b593ada0
+def as_loaded(task: Task, trained: Trained, journal: Journal | None = None) -> LoadedModel:  # journal: keeps what it answers
     "The trained model in the form that every other part takes."
-    return replace(task.loaded, model=trained.model, name=f"{task.loaded.name}+{trained.settings.method}", digest="")
+    return replace(task.loaded, model=trained.model, name=f"{task.loaded.name}+{trained.settings.method}", digest="", journal=journal)
 
 # %% ../../nbs/30_models/08_finetune.ipynb #d9a8453d
 def label_room(loaded: LoadedModel, labels: list[str]) -> int:

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['answer_logprobs', 'all_logprobs', 'preference_loss', 'LaidPairs', 'lay_pairs', 'fits_context', 'PreferenceSettings',
-           'free_weights', 'prefer', 'prefers', 'Gathered', 'gather', 'plot_preference']
+           'free_weights', 'Preferring', 'make_preferring', 'prefer', 'prefers', 'Gathered', 'gather',
+           'plot_preference']
 
-# %% ../../nbs/30_models/10_prefer.ipynb #e204f925
+# %% ../../nbs/30_models/10_prefer.ipynb #a68a7f2b
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import BadInput, LlmopsError
-from .base import LoadedModel
+from ..ground.core import BadInput, LlmopsError, digest_value
+from .base import LoadedModel, weights_digest
 from .chat import ask_plainly
+from .checkpoints import LossRecord, library_versions, newest_checkpoint, pack, read_checkpoint, save_checkpoint, unpack
 from .examples import Examples, answer_logits, make_examples, plan_pass, shortcut_holds, take
 from .generate import answer_all
 from .pairs import Feedback, contrast_liked, make_pairs, read_feedback, simulate_feedback
@@ -87,42 +90,85 @@ class PreferenceSettings:
     clip: float = 1.0
     seed: int = 7
 
-# %% ../../nbs/30_models/10_prefer.ipynb #a0fe9552
-def free_weights(model: Any) -> list[Any]:
-    "The weights that go on learning: an adapter's own where there is one, else all. They are set to learn."
+# %% ../../nbs/30_models/10_prefer.ipynb #7d8dafb9
+def free_weights(model: Any) -> dict[str, Any]:
+    "The weights that go on learning, by name: an adapter's own where there is one, else all. They are set to learn."
     adapted = hasattr(model, "peft_config")
     for name, weight in model.named_parameters():
         weight.requires_grad_(not adapted or "lora_" in name or "modules_to_save" in name)
-    return [weight for weight in model.parameters() if weight.requires_grad]
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-# %% ../../nbs/30_models/10_prefer.ipynb #e52f17bb
-def prefer(loaded: LoadedModel, pairs: list[dict], settings: PreferenceSettings,
-           on_step: Callable[[int, float, float], None] | None = None,  # told step (from 1), loss, share of pairs with a positive margin
-           ) -> tuple[LoadedModel, list[dict]]:
-    "The model after learning from the pairs (its weights are changed in place), and each step's loss, margin and accuracy. Raises LlmopsError when the loss is not a number."
+# %% ../../nbs/30_models/10_prefer.ipynb #fa8271c3
+@dataclass
+class Preferring:
+    "What learning from pairs holds in its hands, and how far it is."
+    model: Any
+    laid: LaidPairs
+    settings: PreferenceSettings
+    weights: dict[str, Any]  # that learn
+    reference: list[Any]  # log-probabilities of chosen and rejected answers before the first step
+    plan: list[list[int]]  # the pairs of each step
+    optimizer: Any
+    shortcut: bool
+    rows: list[dict] = field(default_factory=list)  # of each step done: step, loss, margin, preferred
+
+    def one(self) -> dict:
+        "Do the next step; its row. Raises LlmopsError when the loss is not a number."
+        import torch
+        step = len(self.rows)
+        batch = self.plan[step]
+        chosen, rejected = (answer_logprobs(self.model, side, batch, self.shortcut) for side in (self.laid.chosen, self.laid.rejected))
+        preference, margins = preference_loss(chosen, rejected, *(side[batch].to(chosen.device) for side in self.reference), self.settings.beta)
+        tokens = int((self.laid.chosen.length - self.laid.chosen.prompt)[torch.tensor(batch)].sum())
+        loss = preference - self.settings.keep * chosen.sum() / tokens
+        if not torch.isfinite(loss):
+            raise LlmopsError(f"the loss became {loss.item()} at step {step} (pairs {batch[:8]}). Lower learning_rate (now {self.settings.learning_rate}).")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * rate(step, len(self.plan), 0.1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.rows.append({"step": step + 1, "loss": round(preference.item(), 6), "margin": round(margins.mean().item(), 6), "preferred": round((margins > 0).float().mean().item(), 6)})
+        return self.rows[-1]
+
+# %% ../../nbs/30_models/10_prefer.ipynb #30899289
+def make_preferring(loaded: LoadedModel, pairs: list[dict], settings: PreferenceSettings) -> Preferring:
+    "Learning from pairs that has not done a step yet. Raises BadInput when there are no pairs."
     import torch
-    laid, shortcut, weights, rows = lay_pairs(loaded, pairs), shortcut_holds(loaded.model), free_weights(loaded.model), []
+    laid, shortcut, weights = lay_pairs(loaded, pairs), shortcut_holds(loaded.model), free_weights(loaded.model)
     reference = [all_logprobs(loaded.model, side, shortcut) for side in (laid.chosen, laid.rejected)]
     lengths = (laid.chosen.length + laid.rejected.length).tolist()
     plan = [batch for number in range(settings.epochs) for batch in plan_pass(lengths, settings.batch_tokens, settings.seed, number)]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    for step, batch in enumerate(plan):
-        chosen, rejected = (answer_logprobs(loaded.model, side, batch, shortcut) for side in (laid.chosen, laid.rejected))
-        preference, margins = preference_loss(chosen, rejected, reference[0][batch].to(chosen.device), reference[1][batch].to(chosen.device), settings.beta)
-        tokens = int((laid.chosen.length - laid.chosen.prompt)[torch.tensor(batch)].sum())
-        loss = preference - settings.keep * chosen.sum() / tokens
-        if not torch.isfinite(loss):
-            raise LlmopsError(f"the loss became {loss.item()} at step {step} (pairs {batch[:8]}). Lower learning_rate (now {settings.learning_rate}).")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, settings.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(step, len(plan), 0.1)
-        optimizer.step()
-        optimizer.zero_grad()
-        rows.append({"step": step + 1, "loss": round(preference.item(), 6), "margin": round(margins.mean().item(), 6), "preferred": round((margins > 0).float().mean().item(), 6)})
+    optimizer = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return Preferring(loaded.model, laid, settings, weights, reference, plan, optimizer, shortcut)
+
+# %% ../../nbs/30_models/10_prefer.ipynb #3e0c2029
+def prefer(loaded: LoadedModel, pairs: list[dict], settings: PreferenceSettings,
+           on_step: Callable[[int, float, float], None] | None = None,  # told step (from 1), loss, share of pairs with a positive margin
+           folder: Path | None = None,  # for checkpoints; None = none are written
+           stop_after: int = 0,  # steps after which to stop as if killed; 0 = go to the end
+           rest: float = 60.0) -> tuple[LoadedModel, list[dict]] | None:  # most seconds between two checkpoints
+    "The model after learning from the pairs (its weights are changed in place), and each step's loss, margin and accuracy; None only when `stop_after` ended it."
+    origin = {"seed": settings.seed, "data": digest_value(pairs), "versions": library_versions()}
+    origin |= {"fingerprint": digest_value({**origin, "settings": vars(settings), "base": loaded.digest or weights_digest(loaded.model)})}
+    work = make_preferring(loaded, pairs, settings)
+    if folder and (found := newest_checkpoint(folder, origin["fingerprint"])):
+        tensors, state = read_checkpoint(found)
+        unpack(tensors, work.weights, work.optimizer)
+        work.rows = state["rows"]
+    record, saved = LossRecord(folder, origin["fingerprint"], loaded.device.type == "cpu"), time.monotonic()
+    while len(work.rows) < len(work.plan):
+        row = work.one()
+        record.check(row["step"], row["loss"])
         if on_step:
-            on_step(step + 1, rows[-1]["loss"], rows[-1]["preferred"])
-    return replace(loaded, model=loaded.model.eval().requires_grad_(False), name=f"{loaded.name}+dpo", digest=""), rows
+            on_step(row["step"], row["loss"], row["preferred"])
+        if folder and (time.monotonic() - saved >= rest or row["step"] == len(work.plan)):
+            save_checkpoint(folder, row["step"], pack(work.weights, work.optimizer), {"rows": work.rows}, origin)
+            saved = time.monotonic()
+        if row["step"] == stop_after:
+            return None
+    return replace(loaded, model=loaded.model.eval().requires_grad_(False), name=f"{loaded.name}+dpo", digest=""), work.rows
 
 # %% ../../nbs/30_models/10_prefer.ipynb #f7e9568e
 def prefers(loaded: LoadedModel, pairs: list[dict]) -> list[bool]:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Settings', 'settle', 'prepare', 'learning', 'hide_words', 'rate', 'Trainer', 'make_trainer', 'drop_parts', 'assess',
-           'Trained', 'train', 'look', 'best_of', 'out_of_patience', 'tokens_read', 'finish', 'training_fingerprint',
-           'contents', 'progress', 'resume']
+           'Trained', 'train', 'look', 'best_of', 'out_of_patience', 'tokens_read', 'finish', 'training_origin',
+           'resume']
 
-# %% ../../nbs/30_models/06_training.ipynb #dcfaf8de
+# %% ../../nbs/30_models/06_training.ipynb #3fab07fb
 import math
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from typing import Any
 
 from ..ground.core import BadInput, LlmopsError, digest_bytes, digest_value
 from .base import LoadedModel
-from .checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from .checkpoints import LossRecord, library_versions, newest_checkpoint, pack, read_checkpoint, save_checkpoint, unpack
 from .examples import Examples, answer_logits, first_lines, join, plan_pass, shortcut_holds, take
 
 # %% ../../nbs/30_models/06_training.ipynb #0c2a3ffe
@@ -201,27 +201,31 @@ class Trained:
     tokens: int  # tokens of prompts and answers that were read, padding not counted
     exact: float  # share of validation examples with the right first line, at the best step
 
-# %% ../../nbs/30_models/06_training.ipynb #7ccbeedf
+# %% ../../nbs/30_models/06_training.ipynb #652d777c
 def train(loaded: LoadedModel, examples: Examples, valid: Examples, settings: Settings,  # settings: settled
           folder: Path | None = None,  # for checkpoints; None = none are written
           on_step: Callable[[int, float, int], None] | None = None,  # told step (from 1), loss, tokens read so far
-          stop_after: int = 0) -> Trained | None:  # steps after which to stop as if killed; 0 = go to the end
+          stop_after: int = 0,  # steps after which to stop as if killed; 0 = go to the end
+          rest: float = 60.0) -> Trained | None:  # most seconds between two checkpoints; there is one after each evaluation too
     "The trained model at its best step. None only when `stop_after` ended it. Raises LlmopsError when the loss is not a number."
     trainer, started = make_trainer(loaded, examples, settings), time.perf_counter()
-    fingerprint = training_fingerprint(trainer, valid)
-    if folder and (found := newest_checkpoint(folder, fingerprint)):
+    origin = training_origin(trainer, valid)
+    if folder and (found := newest_checkpoint(folder, origin["fingerprint"])):
         resume(trainer, found)
+    record, saved = LossRecord(folder, origin["fingerprint"], loaded.device.type == "cpu"), time.monotonic()
     every = max(1, len(trainer.plan) // ((settings.epochs + settings.label_epochs) * settings.evaluations))
     cumulated = tokens_read(trainer)
     trainer.model.train()
     while trainer.step < len(trainer.plan) and not out_of_patience(trainer):
         loss = trainer.one()
+        record.check(trainer.step, loss)
         if on_step:
             on_step(trainer.step, loss, cumulated[trainer.step - 1])
-        if trainer.step % every == 0 or trainer.step == len(trainer.plan):
+        if looking := trainer.step % every == 0 or trainer.step == len(trainer.plan):
             look(trainer, valid)
-            if folder:
-                save_checkpoint(folder, trainer.step, contents(trainer), progress(trainer, fingerprint))
+        if folder and (looking or time.monotonic() - saved >= rest):
+            save_checkpoint(folder, trainer.step, pack(learning(trainer.model), trainer.optimizer, trainer.best), {"losses": trainer.losses, "evaluations": trainer.evaluations}, origin)
+            saved = time.monotonic()
         if trainer.step == stop_after:
             return None
     return finish(trainer, time.perf_counter() - started, cumulated)
@@ -267,40 +271,17 @@ def finish(trainer: Trainer, seconds: float, cumulated: list[int]) -> Trained:
     return Trained(trainer.model.eval().requires_grad_(False), trainer.settings, trainer.step, best["step"], trainer.losses, trainer.evaluations, seconds,
                    cumulated[trainer.step - 1], best["exact"])
 
-# %% ../../nbs/30_models/06_training.ipynb #61baff14
-def training_fingerprint(trainer: Trainer, valid: Examples) -> str:
-    "A digest of everything that decides how this training goes."
-    data = [digest_bytes(part.numpy().tobytes()) for split in (trainer.examples, valid) for part in (split.tokens, split.length, split.prompt)]
-    return digest_value({"data": data, "settings": asdict(trainer.settings), "base": trainer.loaded.digest, "plan": digest_value(trainer.plan)})
+# %% ../../nbs/30_models/06_training.ipynb #b7e26414
+def training_origin(trainer: Trainer, valid: Examples) -> dict:
+    "What decides how this training goes: seed, digest of the data, versions of the libraries, and the fingerprint of all of it together."
+    data = digest_value([digest_bytes(part.numpy().tobytes()) for split in (trainer.examples, valid) for part in (split.tokens, split.length, split.prompt)])
+    origin = {"seed": trainer.settings.seed, "data": data, "versions": library_versions()}
+    return origin | {"fingerprint": digest_value({**origin, "settings": asdict(trainer.settings), "base": trainer.loaded.digest, "plan": digest_value(trainer.plan)})}
 
-# %% ../../nbs/30_models/06_training.ipynb #abc327cb
-def contents(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    "The tensors of a checkpoint."
-    import torch
-    weights = {name: weight.detach() for name, weight in learning(trainer.model).items()}
-    memory = {f"{index}.{key}": value for index, state in trainer.optimizer.state_dict()["state"].items() for key, value in state.items()}
-    best = {f"best.{name}": weight for name, weight in trainer.best.items()}
-    return {"weights": weights | best, "optimizer": memory, "random": {"torch": torch.get_rng_state()}}
-
-# %% ../../nbs/30_models/06_training.ipynb #5ab6ee61
-def progress(trainer: Trainer, fingerprint: str) -> dict:
-    "The state of a checkpoint that is not tensors."
-    import torch
-    return {"fingerprint": fingerprint, "losses": trainer.losses, "evaluations": trainer.evaluations, "settings": asdict(trainer.settings), "torch": str(torch.__version__)}
-
-# %% ../../nbs/30_models/06_training.ipynb #dee6d11a
+# %% ../../nbs/30_models/06_training.ipynb #3d48d418
 def resume(trainer: Trainer, path: Path) -> None:
-    "Put the training where the checkpoint was."
-    import torch
+    "Put the training where the checkpoint was: weights, optimizer, random state, and the place in the plan, which is the order of the data and the learning rate."
     tensors, state = read_checkpoint(path)
-    with torch.no_grad():
-        for name, weight in learning(trainer.model).items():
-            weight.copy_(tensors["weights"][name])
-    trainer.best = {name.removeprefix("best."): value.to(trainer.loaded.device) for name, value in tensors["weights"].items() if name.startswith("best.")}
-    memory: dict[int, dict[str, Any]] = {}
-    for name, value in tensors["optimizer"].items():
-        index, key = name.split(".", 1)
-        memory.setdefault(int(index), {})[key] = value
-    trainer.optimizer.load_state_dict({"state": memory, "param_groups": trainer.optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random"]["torch"])
+    best = unpack(tensors, learning(trainer.model), trainer.optimizer)
+    trainer.best = {name: value.to(trainer.loaded.device) for name, value in best.items()}
     trainer.step, trainer.losses, trainer.evaluations = state["step"], state["losses"], state["evaluations"]

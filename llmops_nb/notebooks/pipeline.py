@@ -91,7 +91,7 @@ def write_run_index(bench: Bench, steps: list[Step]) -> tuple[Path, list[dict]]:
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #b2525a22
 AGAIN = 2  # how often a stage whose machine was lost is begun again
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #7d125cd6
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #a78d8898
 @dataclass
 class Passage:
     "One passage through the chosen stages of a run."
@@ -105,6 +105,7 @@ class Passage:
     begun: dict[str, Begun] = field(default_factory=dict)
     ended: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and error
     lost: Counter = field(default_factory=Counter)
+    steps: list[Step] = field(default_factory=list)  # all of the run, for its index
 
     def go(self) -> None:
         "Work until nothing is left that could be done. Stops what is being executed when the user says so."
@@ -167,6 +168,7 @@ class Passage:
             self.begin(begun.state)
         else:
             self.ended[stem] = (status, error)
+        self.bench.later(write_run_index, self.bench, self.steps)
 
     def verdict(self) -> tuple[str, str]:
         "The status of the whole, and the error of the first stage that did not end well."
@@ -239,7 +241,7 @@ def in_turn(listener: Listener) -> Listener:
 
     return tell
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #3a31ef75
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #ec0ce1fb
 def run_pipeline(
     workspace: Workspace,
     run: str = "main",
@@ -260,12 +262,13 @@ def run_pipeline(
     preflight(chosen, workspace)
     check_secrets(chosen, workspace.section("pipeline")["secrets"])
     bench, executor = Bench(workspace, run, ledger, store, notice_of(workspace, steps)), make_executor(workspace)
-    passage = Passage(bench, executor, in_turn(listener), force, {step.stem: step for step in chosen}, needs_of(steps))
+    passage = Passage(bench, executor, in_turn(listener), force, {step.stem: step for step in chosen}, needs_of(steps), steps=steps)
     with hold(ledger, run, given) as outcome, mirrored(workspace, run, ledger) if track else nullcontext():
         try:
             passage.go()
         finally:
             executor.close()
+            bench.close()
         outcome["status"], message = passage.verdict()
     index, entries = write_run_index(bench, steps)
     result = RunResult(run, outcome["status"], entries, index, message)

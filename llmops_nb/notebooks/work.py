@@ -6,13 +6,13 @@
 __all__ = ['Listener', 'WITHHELD', 'NOTE', 'Order', 'kernel_environment', 'perform', 'judge_result', 'clear_folder', 'Begun',
            'Bench', 'adopt', 'take_over', 'LocalExecutor']
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #4a3fdc94
+# %% ../../nbs/80_notebooks/10_work.ipynb #1b3d17d6
 import os
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Begun:
     order: Order
     started: float  # time.monotonic()
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #1ae1f079
+# %% ../../nbs/80_notebooks/10_work.ipynb #e3aeccc9
 @dataclass
 class Bench:
     "Where the stages of one run are executed and entered in the books."
@@ -113,6 +113,18 @@ class Bench:
     ledger: Ledger
     store: Store
     notice: str = ""  # what every report of the run says on top
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "pages"))
+    pages: list[Future] = field(default_factory=list)  # being written
+
+    def later(self, write: Callable, *words: Any) -> None:
+        "Write a page for people while the next stage is already at work; receipts and books never wait for pages."
+        self.pages.append(self.writer.submit(write, *words))
+
+    def close(self) -> None:
+        "Wait until all pages are written. Raises what went wrong with the first that could not be."
+        self.writer.shutdown()
+        for page in self.pages:
+            page.result()
 
     def folder(self, step: Step) -> Path:
         "What people look at of a stage."
@@ -161,13 +173,13 @@ class Bench:
         details = {"run": self.run, "stage": begun.state.step.name}
         open_audit(self.workspace).append(f"stage.{status}", "engine", objects=outputs, outcome="done" if status in ("done", "waiting") else "failed", details=details)
         if (folder / "notebook.ipynb").exists():
-            write_report(folder, status, self.notice)
+            self.later(write_report, folder, status, self.notice)
 
     def refresh(self, step: Step) -> None:
         "Write a kept stage's report again where its note on top is no longer the right one."
         path = self.folder(step) / "report.html"
         if not path.exists() or (NOTE in path.read_text(encoding="utf-8")) != bool(self.notice):
-            write_report(self.folder(step), "done", self.notice)
+            self.later(write_report, self.folder(step), "done", self.notice)
 
 # %% ../../nbs/80_notebooks/10_work.ipynb #1f57ad7e
 def adopt(bench: Bench, state: State) -> str:

@@ -6,13 +6,14 @@
 __all__ = ['EXTRA', 'PromptedClient', 'Deployment', 'answer_limit', 'save_model', 'save_material', 'make_package',
            'package_neighbours', 'package_candidate', 'read_deployment', 'open_package', 'model_name']
 
-# %% ../../nbs/60_serve/09_package.ipynb #e9436125
+# %% ../../nbs/60_serve/09_package.ipynb #32ad6420
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..ground.core import BadInput, IntegrityError, check_name, digest_file, read_json, write_json
+from ..ground.journal import Journal
 from ..models.base import load_candidate, load_model
 from ..models.chat import encode_conversations
 from ..models.generate import LocalClient
@@ -156,14 +157,14 @@ def read_deployment(folder: str | Path) -> Deployment:
             raise IntegrityError(f"{folder}: {name} was changed after it was packaged. Nothing is served from it; package again (stage 10).")
     return deployment
 
-# %% ../../nbs/60_serve/09_package.ipynb #abb26945
-def open_package(folder: str | Path) -> tuple[Client, Deployment]:
+# %% ../../nbs/60_serve/09_package.ipynb #e136bb0a
+def open_package(folder: str | Path, journal: Journal | None = None) -> tuple[Client, Deployment]:  # journal: keeps what its model has answered
     "A client that answers as the release does, and the package's description. Raises BadInput, IntegrityError."
     folder, deployment = Path(folder), read_deployment(folder)
     if deployment.kind == "neighbours":
         material, vote = Material(**read_json(folder / "material.json")), NeighbourVote(**read_json(folder / "vote.json"))
         return NeighbourClient(material.texts, material.answers, material.replies, vote), deployment
-    loaded = load_model(str(folder / "model"))
+    loaded = load_model(str(folder / "model"), journal=journal)
     if deployment.kind == "model":
         return LocalClient(loaded), deployment
     count = lambda conversations: [len(ids) for ids in encode_conversations(loaded.tokenizer, conversations)]
