@@ -221,7 +221,7 @@ class Sent:
     folder: Path  # the leader's
     tell: Listener
 
-# %% ../../nbs/80_notebooks/11_cluster.ipynb #bbfb53f2
+# %% ../../nbs/80_notebooks/11_cluster.ipynb #6c3bc320
 class ClusterExecutor:
     "Performs orders on the nodes of a Ray cluster, and at home those that must stay there."
 
@@ -232,21 +232,25 @@ class ClusterExecutor:
         self.joined = join_cluster(self.section["address"])
         self.ray = load_ray()
         self.home = LocalExecutor(max(1, int(workspace.section("pipeline")["parallel"])))
-        self.task = self.ray.remote(perform_there).options(num_returns="streaming", max_retries=0)
+        self.task = self.ray.remote(perform_there)
         self.sent: dict[Any, Sent] = {}
+        self.refused: list[tuple[str, str, str]] = []
 
     def start(self, name: str, order: Order, tell: Listener) -> None:
         "Send an order to the cluster, or perform it here when its template works with the workspace itself."
         if stays_home(Path(order.template)):
             return self.home.start(name, order, tell)
-        stage = name.partition("_")[2]
         scratch = self.section["scratch"] and str(Path(order.root) / self.section["scratch"])
-        answers = self.task.options(name=name, **resources_of(self.section, stage)).remote(pack(order), scratch)
-        self.sent[answers] = Sent(name, Path(order.folder), tell)
+        try:
+            options = resources_of(self.section, name.partition("_")[2])
+            answers = self.task.options(name=name, num_returns="streaming", max_retries=0, **options).remote(pack(order), scratch)
+            self.sent[answers] = Sent(name, Path(order.folder), tell)
+        except (LlmopsError, OSError) as error:
+            self.refused.append((name, "failed", str(error)))
 
     def finished(self, seconds: float) -> list[tuple[str, str, str]]:
         "The orders that ended, as (name, outcome, error); waits at most `seconds` for the first."
-        until, ended = time.monotonic() + seconds, []
+        until, ended, self.refused = time.monotonic() + seconds, self.refused, []
         while not ended:
             if self.sent:
                 ready, _ = self.ray.wait(list(self.sent), num_returns=1, timeout=min(0.2, max(0.0, until - time.monotonic())))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Origin', 'Search', 'open_search', 'shorten', 'answer_lines', 'find_answer', 'find_stage_answer', 'raw_line',
-           'record_lines', 'metric_rows', 'find_metric', 'find_artifact_origin', 'find_release_origin', 'signoff_lines',
-           'find_origin', 'find_record']
+           'record_lines', 'find_record', 'metric_rows', 'find_metric', 'find_artifact_origin', 'find_release_origin',
+           'signoff_lines', 'find_origin']
 
 # %% ../../nbs/80_notebooks/16_origin.ipynb #3af67f61
 import re
@@ -136,6 +136,13 @@ def record_lines(search: Search, id: str) -> list[str]:
         lines += [f"answered  by {name}: {shorten(row['answer'])!r}" + ("" if "correct" not in row else ", right" if row["correct"] else ", wrong")] if row else []
     return lines
 
+# %% ../../nbs/80_notebooks/16_origin.ipynb #9663cb93
+def find_record(search: Search, id: str) -> Origin | None:
+    "A record by its id."
+    lines = record_lines(search, id)
+    writer = search.writer("dataset") or search.writer("records")
+    return Origin("record", id, search.run, writer.stem, lines) if lines else None
+
 # %% ../../nbs/80_notebooks/16_origin.ipynb #644b07dd
 def metric_rows(search: Search, proof: Proof) -> list[dict[str, Any]]:
     "The answered records behind a stage's numbers, [] for a stage that keeps none."
@@ -221,10 +228,3 @@ def find_origin(search: Search, what: str) -> Origin:
     if not found.stem:
         raise BadInput(f"{found.title} was found, but run {search.run!r} has no receipt of a deployment. Name its run with --run.")
     return found
-
-# %% ../../nbs/80_notebooks/16_origin.ipynb #9663cb93
-def find_record(search: Search, id: str) -> Origin | None:
-    "A record by its id."
-    lines = record_lines(search, id)
-    writer = search.writer("dataset") or search.writer("records")
-    return Origin("record", id, search.run, writer.stem, lines) if lines else None

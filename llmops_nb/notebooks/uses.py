@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Place', 'VERSION', 'Library', 'revive', 'join', 'this_library', 'Reached', 'walk', 'reach', 'reach_from']
 
-# %% ../../nbs/80_notebooks/01_uses.ipynb #ddf066e0
+# %% ../../nbs/80_notebooks/01_uses.ipynb #3e4f3810
 import functools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -14,12 +14,12 @@ from pathlib import Path
 import llmops_nb
 from ..ground.core import digest_value
 from .memory import Memory, shared_memory
-from .symbols import LIBRARY, Symbols, Unit, read_symbols, reference
+from .symbols import FILES, LIBRARY, Symbols, Unit, read_symbols, reference
 
 # %% ../../nbs/80_notebooks/01_uses.ipynb #ed41e800
 Place = tuple[str, str]  # module and definition
 
-# %% ../../nbs/80_notebooks/01_uses.ipynb #ce83070b
+# %% ../../nbs/80_notebooks/01_uses.ipynb #eac592c4
 @dataclass
 class Library:
     "The modules in a package's folder, read when asked for."
@@ -65,7 +65,7 @@ class Library:
         if symbols is None:
             parent = module.rpartition(".")[0]
             return self.resolve(f"{parent}:*") if "." in parent else None
-        if head in symbols.definitions or head in ("*", "__file__"):
+        if head in symbols.definitions or head in ("*", FILES):
             return module, head
         if head in symbols.names:
             return self.resolve(join(symbols.names[head], rest)) if ":" in symbols.names[head] else None
@@ -77,7 +77,7 @@ class Library:
         "The units that a place stands for."
         module, name = place
         symbols = self.symbols(module)
-        if name == "__file__":
+        if name == FILES:
             files = [self.recall(path, f"{module}.{path.stem}") for path in self.beside(module)]
             return [unit for found in files for unit in (*found.definitions.values(), found.statements)]
         everything = [f"{module}:{other}" for other in (*symbols.definitions, *symbols.names)] + [f"{child}:*" for child in self.below(module)] if name == "*" else []
@@ -130,7 +130,7 @@ def walk(library: Library, starts: Iterable[Place]) -> set[Place]:
         waiting |= {found for found in library.next(place) if found not in reached}
     return reached
 
-# %% ../../nbs/80_notebooks/01_uses.ipynb #3911407c
+# %% ../../nbs/80_notebooks/01_uses.ipynb #ab2ca05c
 def reach(symbols: Symbols, library: Library) -> Reached:
     "What the code with these symbols can reach in the library."
     imported = [reference(target, "") for target in symbols.names.values() if ":" in target]
@@ -138,11 +138,11 @@ def reach(symbols: Symbols, library: Library) -> Reached:
     starts = {found for unit in units for use in unit.uses if (found := library.resolve(use))}
     starts |= {(name, "") for unit in units for name in unit.runs if library.path(name)}
     places = walk(library, starts)
-    full = [(module, name or "(import)", unit.digest) for module, name in sorted(places) if name not in ("*", "__file__") for unit in library.units((module, name)) if unit.digest]
+    full = [(module, name or "(import)", unit.digest) for module, name in sorted(places) if name not in ("*", FILES) for unit in library.units((module, name)) if unit.digest]
     modules: dict[str, dict[str, str]] = {}
     for module, name, digest in full:
         modules.setdefault(module, {})[name] = digest[:16]
-    return Reached(modules, digest_value(full), sorted({module.split(".")[1] for module, name in places if name == "__file__" and "." in module}))
+    return Reached(modules, digest_value(full), sorted({module.split(".")[1] for module, name in places if name == FILES and "." in module}))
 
 # %% ../../nbs/80_notebooks/01_uses.ipynb #61a9c8bb
 def reach_from(source: str, library: Library | None = None) -> Reached:

@@ -15,6 +15,6 @@ class SchemaValidity(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.Value("string")}),
         )
 
-    def _compute(self, predictions, schema={"type": "object"}):
-        estimate = schema_validity(predictions, schema)
+    def _compute(self, predictions, schema=None):
+        estimate = schema_validity(predictions, schema or {"type": "object"})
         return {"schema_validity": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
