@@ -53,3 +53,12 @@ def data_folder() -> Path:
     if not (DATA / "banking77" / "train.csv").exists():
         pytest.skip(f"no public data in {DATA}; name its folder in LLMOPS_DATA")
     return DATA
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    "After the tests: one line for each fault that was survived, as the tests noted it with `record_property('survived', …)`."
+    lines = [value for kind in ("passed", "failed") for report in terminalreporter.getreports(kind) if report.when == "call" for name, value in report.user_properties if name == "survived"]
+    if lines:
+        terminalreporter.section("faults survived, and what was lost")
+        for line in sorted(lines):
+            terminalreporter.line(line)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from .core import BadInput, write_atomic
 
-# %% ../../nbs/00_ground/01_settings.ipynb #ee72678b
+# %% ../../nbs/00_ground/01_settings.ipynb #88a635a0
 DEFAULTS: dict[str, dict[str, str]] = {
     "workspace": {"name": "", "objectives": "objectives.toml", "policy": "policy.toml"},
     "store": {"address": ".llmops/store"},
     "ledger": {"address": "sqlite:///.llmops/ledger.sqlite"},
     "tracking": {"mode": "offline", "project": "llmops", "entity": "", "address": ""},
-    "pipeline": {"engine": "local", "kernel": "python3", "threads": "2", "parallel": "2", "timeout": "0", "secrets": "", "webhook": ""},
+    "pipeline": {"engine": "local", "kernel": "llmops", "threads": "2", "parallel": "2", "timeout": "0", "secrets": "", "webhook": ""},
     "cluster": {"address": "", "scratch": "", "resources": "cpus=1"},
 }
 

@@ -186,7 +186,7 @@ def aims_of(search: Search, trial: Trial, part: int) -> tuple[float, ...]:
     "What is to be large: the score, or quality and the negative logarithm of the cost."
     return (search.score(trial, part),) if search.plan.aims == 1 else (trial.results[part]["value"], -math.log2(trial.whole / search.trials[0].whole))
 
-# %% ../../nbs/30_models/22_search.ipynb #11e517d2
+# %% ../../nbs/30_models/22_search.ipynb #a024d2ed
 def search(space: Space, plan: Plan, work: Callable[[int, dict, float], dict],  # work: (number, settings, share to reach) -> {"value", "tokens", "seconds", "curve"}
            whole: Callable[[dict], float],  # tokens of a whole trial
            first: dict | None = None, journal: Journal | None = None,  # first: settings of trial 0; journal: e.g. stage.journal("search")
@@ -195,27 +195,26 @@ def search(space: Space, plan: Plan, work: Callable[[int, dict, float], dict],  
     "Everything that was tried. Raises BadInput for a space or plan that makes no sense."
     check_space(space)
     check_plan(plan)
-    state, name = Search(plan), digest_value([repr(sorted(space.items())), asdict(plan) | {"workers": 0}, first])[:16]
+    state, notes = Search(plan), Notes(journal, plan.parts)
     if plan.workers > 1:
         if order is None:
             raise BadInput(f"{plan.workers} workers need the work as a named function; give `order`, or use one worker.")
-        side_by_side(state, space, first, whole, Notes(journal, name), tell, order)
+        side_by_side(state, space, first, whole, notes, tell, order)
         return state
-    notes = Notes(journal, name)
     while job := next_job(state, space, first, whole, []):
         settle_job(state, job, notes.result(job) or notes.add(job, work(job.trial.number, job.trial.settings, plan.parts[job.part])), tell)
     return state
 
-# %% ../../nbs/30_models/22_search.ipynb #a1b1b17a
+# %% ../../nbs/30_models/22_search.ipynb #38734b37
 @dataclass(frozen=True)
 class Notes:
-    "What the journal knows of a search."
+    "What the journal knows of a search. The journal is of one base model and one dataset."
     journal: Journal | None
-    name: str  # of the search: what decides its proposals
+    parts: tuple[float, ...]
 
     def key(self, job: Job) -> str:
-        "The key of a job: the search, the settings, the part."
-        return f"{self.name} {digest_value(job.trial.settings)[:24]} {job.part}"
+        "The key of a job: what decides its result, the settings and the share of the work."
+        return digest_value([job.trial.settings, self.parts[job.part]])[:32]
 
     def result(self, job: Job) -> dict | None:
         "The noted result of a job; None when it has none."

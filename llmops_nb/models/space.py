@@ -6,10 +6,11 @@
 __all__ = ['Space', 'KINDS', 'Span', 'check_space', 'draw', 'grid', 'Past', 'distributions', 'as_study', 'as_trial', 'promising',
            'propose']
 
-# %% ../../nbs/30_models/20_space.ipynb #7988cab2
+# %% ../../nbs/30_models/20_space.ipynb #b4225760
 import itertools
 import math
 import random
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,7 @@ def distributions(space: Space) -> dict[str, Any]:
     return {name: FloatDistribution(extent.low, extent.high, log=extent.log) if isinstance(extent, Span) else IntDistribution(0, len(extent) - 1) if numbers[name] else CategoricalDistribution(extent)
             for name, extent in sorted(space.items())}
 
-# %% ../../nbs/30_models/20_space.ipynb #0fc7fe1b
+# %% ../../nbs/30_models/20_space.ipynb #38c93ec5
 def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: int = 8) -> Any:  # start: trials drawn by chance before the estimator is asked
     "The past as a study of Optuna in memory. Raises BadInput when Optuna is not installed."
     try:
@@ -77,6 +78,7 @@ def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: in
     except ImportError as error:
         raise BadInput("a Bayesian search needs Optuna, which is not installed; use random, or: pip install 'llmops_nb[train]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True, warn_independent_sampling=False)
     study = optuna.create_study(directions=["maximize"] * aims, sampler=sampler)
     for trial in past:

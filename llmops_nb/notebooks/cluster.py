@@ -170,10 +170,10 @@ def check_node(parcel: Parcel, workspace: Workspace) -> None:
         if isinstance(value, str) and Path(value).is_absolute() and not Path(value).exists():
             raise BadInput(f"Node {here} does not see {name}={value}. Put it on a disk that all nodes share, or into the workspace and name it by a relative path.")
 
-# %% ../../nbs/80_notebooks/11_cluster.ipynb #d9ea79ff
+# %% ../../nbs/80_notebooks/11_cluster.ipynb #71457e0a
 def unpack(parcel: Parcel, scratch: str = "") -> tuple[Workspace, Order]:
     "The node's copy of the workspace, and the order changed to be performed in it; of an earlier attempt only checkpoints stay."
-    root = Path(scratch or Path(tempfile.gettempdir()) / f"llmops-{os.getuid()}") / parcel.place
+    root = Path(scratch or Path(tempfile.gettempdir()) / f"llmops-node-{os.getuid()}") / parcel.place
     folder = root / "runs" / check_name(parcel.run, "run name") / check_name(parcel.name, "stage name")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     kept = folder / "checkpoints"

@@ -6,7 +6,7 @@
 __all__ = ['EXIT_CODES', 'AGAIN', 'RunResult', 'needs_of', 'measures', 'notice_of', 'describe', 'write_run_index', 'Passage',
            'stored_parameters', 'mirrored', 'make_executor', 'check_secrets', 'call_webhook', 'in_turn', 'run_pipeline']
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #464ef3a4
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #dd5ddb18
 import json
 import os
 import threading
@@ -28,7 +28,7 @@ from ..ground.tracking import start_mirror
 from .lease import hold
 from .plan import State, Step, check_writable, choose, make_steps, preflight, state_of
 from .report import question_of, write_index
-from .work import NOTE, Begun, Bench, Listener, LocalExecutor, adopt
+from .work import NOTE, Begun, Bench, Listener, LocalExecutor, adopt, reclaim
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #02cfd1a0
 EXIT_CODES = {"done": 0, "failed": 1, "died": 1, "stopped": 1, "gate_failed": 3, "waiting": 4}
@@ -91,7 +91,7 @@ def write_run_index(bench: Bench, steps: list[Step]) -> tuple[Path, list[dict]]:
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #b2525a22
 AGAIN = 2  # how often a stage whose machine was lost is begun again
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #a78d8898
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #42c9f3d4
 @dataclass
 class Passage:
     "One passage through the chosen stages of a run."
@@ -140,7 +140,9 @@ class Passage:
 
     def look_at(self, step: Step) -> None:
         "Keep a stage's result if it is still good, take it over from another run, or begin to execute it."
-        bench, state = self.bench, state_of(step, self.bench.run, self.bench.workspace, self.bench.ledger, self.bench.store)
+        bench = self.bench
+        reclaim(bench, step)
+        state = state_of(step, bench.run, bench.workspace, bench.ledger, bench.store)
         good = state.row is not None and not self.force
         other = "" if good or self.force else adopt(bench, state)
         self.listener({"event": "start", "stage": step.stem, "cached": good or bool(other), "reasons": [f"taken over from run {other}"] if other else state.reasons})

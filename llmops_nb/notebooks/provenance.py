@@ -14,7 +14,7 @@ from ..ground.core import BadInput
 from ..ground.signing import Key, sign_statement, statement
 from .trace import Proof
 
-# %% ../../nbs/80_notebooks/17_provenance.ipynb #59e89f10
+# %% ../../nbs/80_notebooks/17_provenance.ipynb #12207312
 def materials(facts: dict[str, Any]) -> list[dict[str, Any]]:
     "The resolved dependencies of a stage, as SLSA resource descriptors."
     digest = lambda value: {"sha256": value}
@@ -23,7 +23,7 @@ def materials(facts: dict[str, Any]) -> list[dict[str, Any]]:
     found += [{"name": name, "digest": digest(value), "annotations": {"kind": "artifact", "receipt": facts["parents"].get(name, "")}} for name, value in facts["inputs"].items()]
     found += [{"name": facts["parameters"][name], "digest": digest(value), "annotations": {"kind": "file", "parameter": name}} for name, value in named.items()]
     found += [{"name": name, "digest": digest(value), "annotations": {"kind": "module"}} for name, value in facts.get("modules", {}).items()]
-    return found + [{"uri": f"pkg:{'generic/python' if name == 'python' else 'pypi/' + name.lower().replace('_', '-')}@{version}", "annotations": {"kind": "package"}} for name, version in facts["dependencies"].items()]
+    return found + [{"uri": f"pkg:{'generic/python' if name == 'python' else 'pypi/' + name.lower().replace('_', '-')}@{version}", "annotations": {"kind": "package"}} for name, version in facts["parts"].get("dependencies", {}).items()]
 
 # %% ../../nbs/80_notebooks/17_provenance.ipynb #156fc7ef
 def moment(text: str) -> str:

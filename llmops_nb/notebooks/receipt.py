@@ -6,7 +6,7 @@
 __all__ = ['engine_key', 'known_key', 'machine', 'write_receipt', 'read_receipt', 'verify_receipt', 'module_files',
            'receipt_facts']
 
-# %% ../../nbs/80_notebooks/06_receipt.ipynb #707e8105
+# %% ../../nbs/80_notebooks/06_receipt.ipynb #e71f8eeb
 import base64
 import json
 import os
@@ -20,7 +20,7 @@ from ..ground.core import BadInput, IntegrityError, digest_file, digest_value, r
 from ..ground.settings import Workspace, home
 from ..ground.signing import RECEIPT, Key, load_key, public_bytes, service_key, sign_statement, statement, verify_envelope
 from ..ground.store import Store
-from .cache import dependencies, module_path
+from .cache import PACKAGE
 
 # %% ../../nbs/80_notebooks/06_receipt.ipynb #f80fb363
 def engine_key(workspace: Workspace) -> Key:
@@ -80,24 +80,24 @@ def verify_receipt(path: Path, public_keys: list[str], store: Store | None = Non
         raise IntegrityError(f"The notebook was edited after the run: {notebook} is not the one that the receipt names. Run the stage again.")
     return verified.statement
 
-# %% ../../nbs/80_notebooks/06_receipt.ipynb #c2bc92ad
+# %% ../../nbs/80_notebooks/06_receipt.ipynb #f8a5ee72
 def module_files(names: Iterable[str]) -> dict[str, str]:
-    "The digest of each library module's file; a name may go on with something inside of the module."
+    "The digest of the file of each of these library modules; a name that is no module is left out."
     found = {}
-    for name in names:
-        words = name.replace(":", ".").split(".")
-        inside = next((".".join(words[:n]) for n in range(len(words), 0, -1) if module_path(".".join(words[:n]))), "")
-        if inside:
-            found[inside] = module_path(inside)
-    return {name: digest_file(path) for name, path in sorted(found.items())}
+    for name in sorted(names):
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        file = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+        if file and name.split(".")[0] == PACKAGE.name:
+            found[name] = digest_file(file)
+    return found
 
-# %% ../../nbs/80_notebooks/06_receipt.ipynb #90b83a8b
+# %% ../../nbs/80_notebooks/06_receipt.ipynb #3a76528f
 def receipt_facts(stage: str, run: str, template: Path, result: dict[str, Any], parts: dict[str, Any], parents: dict[str, str], seconds: float, notebook: Path,
                   threads: str = "") -> dict[str, Any]:  # threads: of the numerical libraries, as set for the stage
     "The predicate of a stage's receipt."
     end = datetime.now(UTC)
     return {"stage": stage, "run": run, "template": {"name": template.name, "digest": digest_file(template)}, "parameters": result["parameters"], "inputs": result["inputs"],
             "outputs": result["outputs"], "observed": result["observed"], "metrics": result["metrics"], "gates": result["gates"], "key": digest_value(parts), "parts": parts, "parents": parents,
-            "modules": module_files(parts.get("modules", {})), "dependencies": dependencies(), "machine": machine(), "threads": str(threads), "seconds": round(seconds, 3),
+            "modules": module_files(parts.get("modules", {})), "machine": machine(), "threads": str(threads), "seconds": round(seconds, 3),
             "started": (end - timedelta(seconds=seconds)).isoformat(timespec="milliseconds"), "finished": end.isoformat(timespec="milliseconds"),
             "notebook": digest_file(notebook), "exits": {"papermill": "done"}}

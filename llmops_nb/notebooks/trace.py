@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import BadInput, LlmopsError, digest_file, digest_value, read_json
+from ..ground.core import BadInput, IntegrityError, LlmopsError, digest_file, digest_value, read_json
 from ..ground.settings import Workspace
 from ..ground.signing import verify_envelope
 from ..ground.store import LocalShelf, Store
@@ -115,14 +115,15 @@ def artifact_problems(store: Store, name: str, digest: str) -> list[str]:
             found.append(f"artifact {name} {digest[:12]}: file {entry.path} was changed, {entry.sha256[:12]} was stored, {now[:12]} is there")
     return found
 
-# %% ../../nbs/80_notebooks/15_trace.ipynb #1d2bf706
+# %% ../../nbs/80_notebooks/15_trace.ipynb #70eff5b9
 def read_source(proof: Proof, root: Path) -> list[dict[str, str]]:
     "The files outside of the store that a stage read, by parameter, and whether they are still what they were: same, changed or not here."
     found = []
     for name, digest in proof.facts.get("parts", {}).get("parameters", {}).items():
         value = proof.facts["parameters"].get(name)
         if isinstance(value, str) and digest != value:
-            now = value_digest(value, root)
+            path = root / value
+            now = digest_file(path) if path.is_file() else value_digest(value, root)
             found.append({"parameter": name, "file": value, "digest": digest, "state": "same" if now == digest else "not here" if now == value else "changed"})
     return found
 
