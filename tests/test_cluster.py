@@ -4,7 +4,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,17 +82,12 @@ def kernels_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def when(folder: Path, pattern: str, act: Callable[[], None], patience: float = 120) -> threading.Thread:
-    "A thread that acts as soon as there is a file of that name."
-    def watch() -> None:
-        until = time.monotonic() + patience
-        while not list(folder.glob(pattern)) and time.monotonic() < until:
-            time.sleep(0.2)
-        act()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+def wait_for(folder: Path, pattern: str, patience: float = 120) -> None:
+    "Wait until there is a file of that name."
+    until = time.monotonic() + patience
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < until, f"no {pattern} in {folder}"
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -116,7 +111,7 @@ def test_same_bytes_as_on_one_machine(workspace: Path, home: Path, nodes: Nodes,
     monkeypatch.setenv("SOME_API_KEY", "sk-not-for-the-nodes")
     stages, small, space = ["objectives", "explore"], {"limit": "300"}, Workspace(workspace)
     assert run_pipeline(space, "near", small, only=stages, track=False).status == "done"
-    on_ray(workspace, nodes, postgres, (workspace.parent / "shelf").as_uri())
+    on_ray(workspace, nodes, postgres, f"local://{workspace.parent / 'shelf'}")
     events = []
     done = run_pipeline(space, "far", small, only=stages, listener=events.append, track=False)
     assert done.status == "done", done.message
@@ -145,14 +140,12 @@ def test_a_killed_node_costs_a_retry(workspace: Path, home: Path, nodes: Nodes, 
     write_stage(workspace, "90_long", "import time\nhalf = stage.folder / 'checkpoints' / 'half'\nwent_on = half.exists()\nhalf.parent.mkdir(exist_ok=True)\nhalf.write_text('half')\n"
                 "print('half done', flush=True)\ntime.sleep(0 if went_on else 300)\nstage.metric('went on', went_on)")
     on_ray(workspace, nodes)
-
-    def kill() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_pipeline, Workspace(workspace), "main", {}, only=["long"], track=False)
+        wait_for(workspace.parent / "node", "*/runs/main/90_long/checkpoints/half")
         nodes.kill()
         nodes.add()
-
-    killer = when(workspace.parent / "node", "*/runs/main/90_long/checkpoints/half", kill)
-    done = run_pipeline(Workspace(workspace), "main", {}, only=["long"], track=False)
-    killer.join()
+        done = running.result()
     assert done.status == "done", done.message
     ledger = Ledger(Workspace(workspace).address("ledger"))
     rows = ledger.rows(sql.select(stages).where(stages.c.stage == "long").order_by(stages.c.id))
@@ -172,11 +165,84 @@ def test_a_stopped_run_leaves_no_kernel(workspace: Path, home: Path, nodes: Node
     seen = []
 
     def press_control_c() -> None:
+        wait_for(workspace.parent / "node", "*/runs/main/90_long/begun")
         seen.extend(kernels_in(workspace.parent / "node"))
         os.kill(os.getpid(), signal.SIGINT)
 
-    when(workspace.parent / "node", "*/runs/main/90_long/begun", press_control_c)
+    threading.Thread(target=press_control_c, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(Workspace(workspace), "main", {}, only=["long"], track=False)
     assert seen and not kernels_in(workspace.parent / "node")
     assert latest_stage(Ledger(Workspace(workspace).address("ledger")), "main", "long")["status"] == "stopped"
+
+
+def test_a_search_over_a_stage_makes_a_run_of_every_trial(workspace: Path, home: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    from llmops_nb.ground.settings import Workspace
+    from llmops_nb.models.space import Span
+    from llmops_nb.notebooks.trials import search_stage, search_with_tune
+
+    monkeypatch.setenv("LLMOPS_HOME", str(home))
+
+    def bend(point: dict) -> dict[str, float]:
+        if point["kind"] == "broken":
+            raise ValueError("it broke")
+        return {"height": -(point["x"] - 0.5) ** 2}
+
+    table = search_with_tune(bend, {"x": Span(0.0, 1.0), "kind": ("plain", "broken")}, "height", trials=6, at_once=2, address=nodes.address)
+    assert len(table) == 6 and table["height"].iloc[0] == table["height"].max() and set(table.loc[table["kind"] == "broken", "error"]) <= {"it broke"}
+    assert table.loc[table["kind"] == "plain", "height"].notna().all()
+    write_stage(workspace, "00_bend", "stage.metric('height', -(x - 3) ** 2)", "x: float = 0.0  # where")
+    (workspace / "settings.ini").write_text(f"[tracking]\nmode = disabled\n[cluster]\naddress = {nodes.address}\n")
+    table = search_stage(Workspace(workspace), "main", "00_bend", {"x": (1.0, 3.0)}, "height", trials=3, at_once=1)
+    assert table["x"].iloc[0] == 3.0 and table["height"].iloc[0] == 0.0, table
+    assert all((workspace / "runs" / run / "00_bend" / "receipt.json").exists() for run in table["run"])
+
+
+def test_shards_are_prepared_and_answered_as_in_one_process(tmp_path: Path, nodes: Nodes):
+    import pyarrow
+    import pyarrow.parquet
+    from llmops_nb.data.clean import pseudonymise_all
+    from llmops_nb.data.support import generate_support
+    from llmops_nb.ground.core import read_lines, write_lines
+    from llmops_nb.models.base import load_model
+    from llmops_nb.models.chat import ask_plainly
+    from llmops_nb.models.generate import answer_all
+    from llmops_nb.notebooks.shards import answer_with_ray, map_records, prepare_with_ray
+
+    records = generate_support(7, 100).records
+    records[3] = records[3] | {"text": "First line\u2028second\x85third, mail ana@example.com"}
+    for number in range(5):
+        write_lines(tmp_path / "shards" / f"{number}.jsonl", records[number * 20:(number + 1) * 20])
+    mapping = prepare_with_ray(tmp_path / "shards", tmp_path / "clean.jsonl", address=nodes.address)
+    clean, kept = pseudonymise_all(records)
+    write_lines(tmp_path / "expected.jsonl", clean)
+    assert (tmp_path / "clean.jsonl").read_bytes() == (tmp_path / "expected.jsonl").read_bytes() and mapping == kept
+    (tmp_path / "parquet").mkdir()
+    plain = [{name: record[name] for name in ("id", "text", "label", "row")} for record in records]
+    for number in range(2):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain[number * 50:(number + 1) * 50]), tmp_path / "parquet" / f"{number}.parquet")
+    assert list(map_records(tmp_path / "parquet", lambda record: record | {"length": len(record["text"])})) == [record | {"length": len(record["text"])} for record in plain]
+    for number in range(3):
+        write_lines(tmp_path / "some" / f"{number}.jsonl", clean[number * 20:(number + 1) * 20])
+    found = answer_with_ray(tmp_path / "some", "builtin:tiny", max_new_tokens=12)
+    assert found == answer_all(load_model("builtin:tiny"), ask_plainly([record["text"] for record in read_lines(tmp_path / "clean.jsonl")[:60]]), 12)
+
+
+def test_two_workers_train_the_model_that_one_would(tmp_path: Path, nodes: Nodes):
+    import pandas as pd
+    from llmops_nb.data.records import Dataset
+    from llmops_nb.data.support import generate_support
+    from llmops_nb.models.base import load_candidate
+    from llmops_nb.models.finetune import make_task
+    from llmops_nb.models.training import Settings, train
+    from llmops_nb.notebooks.team import train_with_ray
+
+    frame = pd.DataFrame(generate_support(7, 150).records)
+    dataset = Dataset(frame[:96], frame[96:120], frame[120:], sorted(frame["label"].unique()), {})
+    settings = Settings(epochs=2, label_epochs=0, dropout=0.0, word_dropout=0.0, batch_tokens=512)
+    found = train_with_ray("builtin:tiny", dataset, settings, tmp_path / "candidate", workers=2, address=nodes.address)
+    task = make_task("builtin:tiny", dataset, settings)
+    alone = train(task.loaded, task.examples, task.valid, task.settings)
+    assert found["steps"] == alone.steps and found["best_step"] == alone.best_step
+    assert max(abs(one - other) for one, other in zip(found["losses"], alone.losses)) < 1e-4 and alone.losses[-1] < alone.losses[0]
+    assert load_candidate(tmp_path / "candidate").base_digest == task.loaded.digest

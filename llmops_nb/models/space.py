@@ -70,7 +70,7 @@ def distributions(space: Space) -> dict[str, Any]:
     return {name: FloatDistribution(extent.low, extent.high, log=extent.log) if isinstance(extent, Span) else IntDistribution(0, len(extent) - 1) if numbers[name] else CategoricalDistribution(extent)
             for name, extent in sorted(space.items())}
 
-# %% ../../nbs/30_models/20_space.ipynb #38c93ec5
+# %% ../../nbs/30_models/20_space.ipynb #c92abb76
 def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: int = 8) -> Any:  # start: trials drawn by chance before the estimator is asked
     "The past as a study of Optuna in memory. Raises BadInput when Optuna is not installed."
     try:
@@ -79,7 +79,7 @@ def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: in
         raise BadInput("a Bayesian search needs Optuna, which is not installed; use random, or: pip install 'llmops_nb[train]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True, warn_independent_sampling=False)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True)
     study = optuna.create_study(directions=["maximize"] * aims, sampler=sampler)
     for trial in past:
         if frozen := as_trial(space, trial, aims):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'IMPORTS', 'KERNEL_ENDS', 'reseed', 'mapped', 'apply_limits', 'is_running', 'watch_launcher', 'Job',
-           'enter', 'settle', 'finish', 'become_kernel']
+           'enter', 'settle', 'finish', 'keep_private', 'become_kernel']
 
 # %% ../../nbs/80_notebooks/03_fork.ipynb #7155656b
 import gc
@@ -109,13 +109,14 @@ def enter(job: Job) -> None:
     gc.enable()
     threading.Thread(target=watch_launcher, args=(job.launcher, next(iter(job.descriptors[2:]), None), job.folder), daemon=True, name="launcher").start()
 
-# %% ../../nbs/80_notebooks/03_fork.ipynb #22cc60c9
+# %% ../../nbs/80_notebooks/03_fork.ipynb #ab3c9cac
 def settle(stderr: Any, stdout: Any) -> None:
     "Connect what was imported before there was a kernel with the kernel that there is now."
-    for reference in logging._handlerList:
-        handler = reference()
-        if isinstance(handler, logging.StreamHandler) and handler.stream in (stderr, stdout):
-            handler.setStream(sys.stderr if handler.stream is stderr else sys.stdout)
+    replaced = {id(stderr): sys.stderr, id(stdout): sys.stdout}
+    for logger in (logging.root, *logging.Logger.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", []):
+            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:
+                handler.setStream(replaced[id(handler.stream)])
     if widgets := sys.modules.get("ipywidgets"):
         widgets.register_comm_target()
     if matplotlib := sys.modules.get("matplotlib"):
@@ -135,13 +136,39 @@ def finish() -> None:
                     thing.flush()
         os._exit(KERNEL_ENDS["code"])
 
-# %% ../../nbs/80_notebooks/03_fork.ipynb #a8fa0296
+# %% ../../nbs/80_notebooks/03_fork.ipynb #8d9b49ad
+def keep_private(folder: str) -> None:
+    "Have what a notebook's own forks print arrive over a socket in this folder."
+    import zmq
+    from ipykernel import kernelapp
+    from zmq.eventloop.zmqstream import ZMQStream
+
+    class PrivateThread(kernelapp.IOPubThread):
+        def _setup_pipe_in(self) -> None:
+            self._pipe_uuid = os.urandom(16)
+            socket = self.socket.context.socket(zmq.PULL)
+            socket.linger = 0
+            socket.bind(f"ipc://{folder}/p")
+            self._pipe_in = ZMQStream(socket, self.io_loop)
+            self._pipe_in.on_recv(self._handle_pipe_msg)
+
+        def _setup_pipe_out(self) -> tuple[Any, Any]:
+            context = zmq.Context()
+            socket = context.socket(zmq.PUSH)
+            socket.linger = 3000
+            socket.connect(f"ipc://{folder}/p")
+            return context, socket
+
+    kernelapp.IOPubThread = PrivateThread
+
+# %% ../../nbs/80_notebooks/03_fork.ipynb #7ee66a20
 def become_kernel(job: Job) -> None:
     "Be an ordinary ipykernel until it is shut down."
     from ipykernel.kernelapp import IPKernelApp
 
     KERNEL_ENDS["process"] = os.getpid()
     enter(job)
+    keep_private(job.folder)
     streams = sys.stderr, sys.stdout
     sys.argv = ["ipykernel_launcher", *job.arguments]
     app = IPKernelApp.instance(parent_handle=1)  # 1: do not poll for a parent, ours is not the launcher

@@ -29,14 +29,15 @@ from jupyter_client.provisioning import LocalProvisioner
 from .fork import apply_limits
 from .warm import load_time, runtime_folder, warm_key
 
-# %% ../../nbs/80_notebooks/04_provisioner.ipynb #1e233fb4
+# %% ../../nbs/80_notebooks/04_provisioner.ipynb #3dd66198
 def start_parent(address: Path, environment: dict[str, str]) -> None:
     "Start the parent that listens at this address, unless somebody else is doing so now. It belongs to nobody and outlives this process."
-    with open(address.with_suffix(".lock"), "w") as lock, socket.socket(socket.AF_UNIX) as listener, open(address.with_suffix(".log"), "w") as log:
+    with open(address.with_suffix(".lock"), "a") as lock, socket.socket(socket.AF_UNIX) as listener, open(address.with_suffix(".log"), "w") as log:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
+        lock.truncate(0)  # the parent writes its number into it
         address.unlink(missing_ok=True)
         listener.bind(str(address))
         listener.listen(64)
@@ -67,15 +68,14 @@ def prepare(environment: dict[str, str]) -> None:
     with suppress(OSError, subprocess.SubprocessError):
         reach_parent(environment).close()
 
-# %% ../../nbs/80_notebooks/04_provisioner.ipynb #91ee02f7
+# %% ../../nbs/80_notebooks/04_provisioner.ipynb #fce2975a
 def stop_parents() -> int:
     "End the parents of this user's warm kernels, and say how many there were. Kernels that run go on."
     count = 0
     for path in runtime_folder().glob("*.lock"):
-        with open(path, "r+") as lock:
+        with open(path) as lock, suppress(ProcessLookupError):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.kill(int(lock.read()), signal.SIGTERM)
                 count += 1
@@ -164,7 +164,7 @@ def fork_kernel(connection: socket.socket, request: dict[str, Any], stdout: Any 
     process.stdout, process.stderr = out_file, err_file
     return process
 
-# %% ../../nbs/80_notebooks/04_provisioner.ipynb #438b2ec6
+# %% ../../nbs/80_notebooks/04_provisioner.ipynb #b019b726
 class WarmProvisioner(LocalProvisioner):
     "Starts kernels by forking a warm parent, ordinary ones where that is not possible."
 
@@ -215,7 +215,7 @@ class WarmProvisioner(LocalProvisioner):
     async def listening(self, patience: float = 5.0) -> None:
         "Wait until the kernel's sockets are there: who knocks before is only heard a tenth of a second later."
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and self.process.poll() is None and len(os.listdir(self.folder)) < 5:
+        while time.monotonic() < deadline and self.process.poll() is None and len(list(self.folder.glob("s-*"))) < 5:
             await asyncio.sleep(0.005)
 
     def explain(self, problem: Exception) -> None:

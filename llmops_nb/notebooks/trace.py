@@ -6,12 +6,12 @@
 __all__ = ['Proof', 'neighbour_problems', 'read_proof', 'read_proofs', 'Link', 'link_of', 'artifact_problems', 'read_source',
            'Chain', 'walk', 'build_chain', 'step_row', 'step_lines', 'tree_lines', 'chain_row']
 
-# %% ../../nbs/80_notebooks/15_trace.ipynb #32564f6c
+# %% ../../nbs/80_notebooks/15_trace.ipynb #eab4a961
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import BadInput, IntegrityError, LlmopsError, digest_file, digest_value, read_json
+from ..ground.core import BadInput, LlmopsError, digest_file, digest_value, read_json
 from ..ground.settings import Workspace
 from ..ground.signing import verify_envelope
 from ..ground.store import LocalShelf, Store
