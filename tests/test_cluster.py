@@ -4,7 +4,7 @@ import secrets
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,11 +82,11 @@ def kernels_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(folder: Path, pattern: str, patience: float = 120) -> None:
-    "Wait until there is a file of that name."
+def wait_for(folder: Path, pattern: str, running: Future | None = None, patience: float = 120) -> None:
+    "Wait until there is a file of that name, or what should write it has ended."
     until = time.monotonic() + patience
     while not list(folder.glob(pattern)):
-        assert time.monotonic() < until, f"no {pattern} in {folder}"
+        assert time.monotonic() < until and not (running and running.done()), f"no {pattern} in {folder}: {running and running.result()}"
         time.sleep(0.2)
 
 
@@ -142,7 +142,7 @@ def test_a_killed_node_costs_a_retry(workspace: Path, home: Path, nodes: Nodes, 
     on_ray(workspace, nodes)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_pipeline, Workspace(workspace), "main", {}, only=["long"], track=False)
-        wait_for(workspace.parent / "node", "*/runs/main/90_long/checkpoints/half")
+        wait_for(workspace.parent / "node", "*/runs/main/90_long/checkpoints/half", running)
         nodes.kill()
         nodes.add()
         done = running.result()

@@ -169,6 +169,7 @@ def test_environment_and_folder_are_the_kernels_own(start, tmp_path: Path):
     second, two = start(cwd="/", env={**here, "GREETING": "bye"})
     code = "import os, time, sys; print(os.getcwd(), os.environ.get('GREETING'), time.tzname[0], os.environ.get('LLMOPS_HOME'), sys.stdin.isatty() if sys.stdin else None)"
     assert told(one, code).split()[:3] == [str(tmp_path), "hello", "JST"] and told(two, code).split()[:2] == ["/", "bye"]
+    assert psutil.Process(first.provisioner.pid).name() == "llmops-kernel" and parent_of(first).name() == "llmops-warm"
     assert parent_of(first) == parent_of(second), "variables that nothing reads while it is imported share a parent"
     assert told(one, "import subprocess; print(subprocess.run(['sh', '-c', 'echo $GREETING'], capture_output=True, text=True).stdout)") == "hello"
 
@@ -431,7 +432,7 @@ def test_results_equal_those_of_an_ordinary_kernel_bit_for_bit(start, monkeypatc
     assert told(client, SECRETS_OF_A_PARENT) == "False [] []", "an import has left random state, a thread or CUDA behind that forks would share"
     assert told(client, WORK, 60) == told(ordinary, WORK, 60)
     parent = parent_of(manager)
-    assert {Path(f"/proc/{parent.pid}/task/{task.id}/comm").read_text().strip() for task in parent.threads()} <= {"python", "jemalloc_bg_thd"}
+    assert {Path(f"/proc/{parent.pid}/task/{task.id}/comm").read_text().strip() for task in parent.threads()} <= {"llmops-warm", "jemalloc_bg_thd"}
     assert len(parent.threads()) <= 2, "what is not the parent's own thread can look after itself in a fork"
 
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEPT_UNTIL_DONE', 'Declaration', 'template_code', 'declaration', 'templates_folder', 'find_templates', 'writer_of',
-           'numbers_of', 'judge', 'show', 'show_box', 'show_table', 'keep_table', 'keep_figure', 'Stage',
-           'write_result', 'failed_gates', 'status_of', 'end', 'keep', 'find_artifact', 'parameters_of', 'open_stage']
+           'numbers_of', 'judge', 'show', 'show_box', 'show_table', 'keep_table', 'show_picture', 'keep_figure',
+           'Stage', 'write_result', 'failed_gates', 'status_of', 'end', 'keep', 'find_artifact', 'parameters_of',
+           'open_stage']
 
 # %% ../../nbs/00_ground/12_stage.ipynb #17d06a71
 import ast
@@ -154,7 +155,14 @@ def keep_table(folder: Path, name: str, frame: Any) -> None:
     rows = json.loads(scrub(frame.reset_index(drop=True).to_json(orient="split", default_handler=str)))
     write_json(folder / "tables" / f"{check_name(name.replace(' ', '_'), 'table name')}.json", {"columns": rows["columns"], "data": rows["data"]})
 
-# %% ../../nbs/00_ground/12_stage.ipynb #495b73cd
+# %% ../../nbs/00_ground/12_stage.ipynb #ac742135
+def show_picture(path: Path, name: str) -> None:
+    "Display a picture that is on disk already; drawing the figure a second time would cost as much again."
+    from IPython.display import Image, display
+
+    display(Image(data=path.read_bytes(), format="png", alt=name))
+
+# %% ../../nbs/00_ground/12_stage.ipynb #772a073b
 def keep_figure(folder: Path, name: str, plot: Any) -> None:
     "Write a matplotlib Axes or Figure to `figures/` of a stage's folder, and show it."
     import matplotlib.pyplot as plt
@@ -163,7 +171,7 @@ def keep_figure(folder: Path, name: str, plot: Any) -> None:
     path = folder / "figures" / f"{check_name(name.replace(' ', '_'), 'figure name')}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, bbox_inches="tight")
-    show(figure)
+    show_picture(path, name) if "ipykernel" in sys.modules else show(figure)
     plt.close(figure)
 
 # %% ../../nbs/00_ground/12_stage.ipynb #af0060d2

@@ -6,12 +6,15 @@
 __all__ = ['MEDIA_TYPES', 'WHOLE', 'Entry', 'media_type', 'list_files', 'describe', 'manifest_bytes', 'digest_folder',
            'LocalShelf', 'RemoteShelf', 'Store', 'check_inside']
 
-# %% ../../nbs/00_ground/02_store.ipynb #6786f85d
+# %% ../../nbs/00_ground/02_store.ipynb #9e209fe6
 import mimetypes
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC
 from pathlib import Path, PurePosixPath
 
 from .core import BadInput, IntegrityError, canonical_json, digest_bytes, digest_file, sync_folder, temporary_name, write_atomic
@@ -59,7 +62,7 @@ def digest_folder(folder: str | Path) -> str:
     "The digest that `folder` would have as an artifact."
     return digest_bytes(manifest_bytes(describe(Path(folder))))
 
-# %% ../../nbs/00_ground/02_store.ipynb #a1a299e2
+# %% ../../nbs/00_ground/02_store.ipynb #72ace1e1
 class LocalShelf:
     "Keys as files below a folder."
 
@@ -85,6 +88,28 @@ class LocalShelf:
 
     def fetch(self, key: str, target: Path) -> None: shutil.copyfile(self.root / key, target)
 
+    def size(self, key: str) -> int:
+        "Bytes under a key, -1 where there is nothing."
+        try:
+            return (self.root / key).stat().st_size
+        except OSError:
+            return -1
+
+    def age(self, key: str) -> float:
+        "Seconds since a key was written or wanted again; 0 where that is not known."
+        try:
+            return max(0.0, time.time() - (self.root / key).stat().st_mtime)
+        except OSError:
+            return 0.0
+
+    def renew(self, key: str) -> bool:
+        "Whether a key is there; if so it counts as just written, so that nobody clears it away."
+        with suppress(OSError):
+            os.utime(self.root / key)
+        return self.has(key)
+
+    def remove(self, key: str) -> None: (self.root / key).unlink(missing_ok=True)
+
     def keys(self, prefix: str) -> Iterator[str]:
         "The keys below a prefix, sorted; temporary files of a killed writer are not keys."
         for path in sorted((self.root / prefix).rglob("*")):
@@ -94,7 +119,7 @@ class LocalShelf:
 # %% ../../nbs/00_ground/02_store.ipynb #267f46d3
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}  # protocols whose uploads appear in one step
 
-# %% ../../nbs/00_ground/02_store.ipynb #c2055c76
+# %% ../../nbs/00_ground/02_store.ipynb #2d8cda75
 class RemoteShelf:
     "Keys as objects at an fsspec address."
 
@@ -118,13 +143,29 @@ class RemoteShelf:
 
     def fetch(self, key: str, target: Path) -> None: self.files.get_file(f"{self.root}/{key}", str(target))
 
+    def size(self, key: str) -> int: return int(self.files.size(f"{self.root}/{key}")) if self.has(key) else -1
+
+    def age(self, key: str) -> float:
+        "Seconds since an object was written; 0 where the service does not say."
+        try:
+            written = self.files.modified(f"{self.root}/{key}")
+        except (NotImplementedError, OSError):
+            return 0.0
+        return max(0.0, time.time() - (written if written.tzinfo else written.replace(tzinfo=UTC)).timestamp())
+
+    def renew(self, key: str) -> bool: return self.has(key)
+
+    def remove(self, key: str) -> None:
+        if self.has(key):
+            self.files.rm_file(f"{self.root}/{key}")
+
     def keys(self, prefix: str) -> Iterator[str]:
         "The keys below a prefix, sorted; temporary files of a killed writer are not keys."
         for path in sorted(self.files.find(f"{self.root}/{prefix}")):
             if not PurePosixPath(path).name.startswith("."):
                 yield path[path.index(f"{prefix}/"):]
 
-# %% ../../nbs/00_ground/02_store.ipynb #8cb90456
+# %% ../../nbs/00_ground/02_store.ipynb #2c49627a
 class Store:
     "Content-addressed artifacts at a folder or any fsspec address."
 
@@ -143,10 +184,10 @@ class Store:
         folder = Path(folder)
         entries = describe(folder)
         for entry in entries:
-            if not self.shelf.has(self.blob(entry.sha256)):
+            if not self.shelf.renew(self.blob(entry.sha256)):
                 self.shelf.put(self.blob(entry.sha256), folder / entry.path)
         digest = digest_bytes(manifest_bytes(entries))
-        if not self.shelf.has(self.manifest(digest)):
+        if not self.shelf.renew(self.manifest(digest)):
             self._put_bytes(self.manifest(digest), manifest_bytes(entries))
         return digest
 
@@ -191,6 +232,13 @@ class Store:
         if (found := digest_file(target)) != entry.sha256:
             target.unlink()
             raise IntegrityError(f"{entry.path} of artifact {digest} was changed: expected {entry.sha256}, found {found}. Restore it from a snapshot.")
+
+    def lacks(self, digest: str) -> str:
+        "What of an artifact is not there, '' when all of it is; looks at names and sizes and reads no content."
+        if not self.has(digest):
+            return "its manifest"
+        wrong = [entry.path for entry in self.entries(digest) if self.shelf.size(self.blob(entry.sha256)) != entry.size]
+        return ", ".join(wrong[:3])
 
     def verify(self) -> list[str]:
         "Re-hash everything; returns what is wrong, one sentence each, an empty list when all is well."

@@ -7,32 +7,32 @@ __all__ = ['PACKAGE', 'ORDER', 'template_facts', 'module_path', 'remembered_dige
            'installed_versions', 'dependencies', 'device_class', 'remembered_folder_digest', 'value_digest',
            'key_parts', 'shown', 'differences', 'changes']
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #34114a61
+# %% ../../nbs/80_notebooks/02_cache.ipynb #8a72669d
 import functools
 import os
 import platform
 import re
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import llmops_nb
 from ..ground.core import digest_bytes, digest_file, digest_value
-from ..ground.stage import template_code
 from ..ground.store import Entry, manifest_bytes, media_type
-from .memory import shared_memory, signature
+from .memory import shared_memory
 from .symbols import code_digest, read_symbols
 from .uses import VERSION, Reached, reach, revive, this_library
 
 # %% ../../nbs/80_notebooks/02_cache.ipynb #2dbadd0a
 PACKAGE = Path(llmops_nb.__file__).parent
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #f9633554
+# %% ../../nbs/80_notebooks/02_cache.ipynb #64031ea4
 def template_facts(template: Path) -> tuple[str, Reached]:
     "The digest of a template's code, and the definitions of the library that it can reach."
     def read() -> dict[str, Any]:
+        from llmops_nb.ground.stage import template_code  # loads the ledger; not needed for what is remembered
+
         source = template_code(template)
         return {"digest": code_digest(source), "symbols": asdict(read_symbols(source, "__main__"))}
 
@@ -61,8 +61,8 @@ def normal(name: str) -> str:
     "A distribution's name in its one spelling (PEP 503)."
     return re.sub(r"[-_.]+", "-", name).lower()
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #3389e4b8
-def requirements(distribution: metadata.Distribution, extras: frozenset[str]) -> set[tuple[str, frozenset[str]]]:
+# %% ../../nbs/80_notebooks/02_cache.ipynb #083e8464
+def requirements(distribution: Any, extras: frozenset[str]) -> set[tuple[str, frozenset[str]]]:
     "What a distribution requires with these extras: names with the extras that it asks of them. Other conditions are taken as met."
     found = set()
     for line in distribution.requires or []:
@@ -72,9 +72,11 @@ def requirements(distribution: metadata.Distribution, extras: frozenset[str]) ->
             found.add((normal(name), frozenset(part.strip() for part in (asked or "").split(",") if part.strip())))
     return found
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #8b644629
+# %% ../../nbs/80_notebooks/02_cache.ipynb #69078c4f
 def installed_versions(name: str, without: frozenset[str] = frozenset({"dev", "all"})) -> dict[str, str]:
     "The versions of every installed distribution that one requires, directly or not, with its extras except those `without`."
+    from importlib import metadata
+
     own = next(iter(metadata.distributions(name=name, path=[path for path in sys.path if path])), None) or metadata.distribution(name)  # not what lies in the current folder
     waiting, seen, found = requirements(own, frozenset(own.metadata.get_all("Provides-Extra") or []) - without), set(), {}
     while waiting:
@@ -88,13 +90,14 @@ def installed_versions(name: str, without: frozenset[str] = frozenset({"dev", "a
         waiting |= requirements(distribution, wanted[1]) - seen
     return dict(sorted(found.items()))
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #5a92b793
+# %% ../../nbs/80_notebooks/02_cache.ipynb #005fee55
 @functools.cache
 def dependencies() -> dict[str, str]:
     "The installed versions of Python and of every distribution that this library needs, directly or not."
+    memory = shared_memory()
     folders = [Path(name) for name in sys.path if name and Path(name).is_dir() and any(Path(name).glob("*-info"))]
-    states = digest_value([platform.python_version(), *[[str(folder), *signature(folder)] for folder in folders]])
-    found = shared_memory().recall(folders[-1], f"distributions {states}", lambda: installed_versions("llmops_nb")) if folders else installed_versions("llmops_nb")
+    states = digest_value([platform.python_version(), *[[str(folder), memory.look(folder)] for folder in folders]])
+    found = memory.recall(folders[-1], f"distributions {states}", lambda: installed_versions("llmops_nb")) if folders else installed_versions("llmops_nb")
     return {"python": platform.python_version(), **found}
 
 # %% ../../nbs/80_notebooks/02_cache.ipynb #894d53cb
@@ -104,17 +107,22 @@ def device_class() -> str:
     there = any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidiactl").exists()
     return "cuda" if there and not hidden else "cpu"
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #566cae09
+# %% ../../nbs/80_notebooks/02_cache.ipynb #989a5b39
 def remembered_folder_digest(folder: Path) -> str:
     "The digest that a folder has as an artifact, files read only if they are not the ones that they were; links count as what they lead to."
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
+    found = list(folder.rglob("*"))
+    for path in found:
+        shared_memory().look(path)  # folders, too: a new file shows in them
+    files = sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
     return digest_bytes(manifest_bytes([Entry(p.relative_to(folder).as_posix(), p.stat().st_size, remembered_digest(p), media_type(p.name)) for p in files]))
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #3d44b574
+# %% ../../nbs/80_notebooks/02_cache.ipynb #e839cd34
 def value_digest(value: Any, root: Path) -> Any:
     "What a parameter's value means for the cache: the digest of the file or folder that it names (from `root`), else the value."
     path = root / value if isinstance(value, str) and value and len(value) < 4096 and "\x00" not in value else None
     try:
+        if path:
+            shared_memory().look(path)
         if path and path.is_file():
             return remembered_digest(path)
         return remembered_folder_digest(path) if path and path.is_dir() and not root.resolve().is_relative_to(path.resolve()) else value

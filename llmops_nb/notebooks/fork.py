@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'IMPORTS', 'KERNEL_ENDS', 'reseed', 'mapped', 'apply_limits', 'is_running', 'watch_launcher', 'Job',
-           'enter', 'settle', 'finish', 'keep_private', 'become_kernel']
+           'show_name', 'enter', 'settle', 'finish', 'keep_private', 'become_kernel']
 
 # %% ../../nbs/80_notebooks/03_fork.ipynb #7155656b
 import gc
@@ -93,7 +93,13 @@ class Job:
     folder: str  # where the kernel's sockets are
     descriptors: list[int]  # standard output, standard error, and the launcher's process file where there is one
 
-# %% ../../nbs/80_notebooks/03_fork.ipynb #64477732
+# %% ../../nbs/80_notebooks/03_fork.ipynb #f37fde81
+def show_name(name: str) -> None:
+    "Have `top` and `ps` show this process under a name, where the system lets one choose."
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+# %% ../../nbs/80_notebooks/03_fork.ipynb #4007f896
 def enter(job: Job) -> None:
     "Make this fork a process of its own that looks like one freshly started."
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -107,6 +113,7 @@ def enter(job: Job) -> None:
     reseed()
     apply_limits(job.environment, mapped())
     gc.enable()
+    show_name("llmops-kernel")
     threading.Thread(target=watch_launcher, args=(job.launcher, next(iter(job.descriptors[2:]), None), job.folder), daemon=True, name="launcher").start()
 
 # %% ../../nbs/80_notebooks/03_fork.ipynb #ab3c9cac

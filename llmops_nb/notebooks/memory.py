@@ -33,7 +33,7 @@ def settled(state: list[int]) -> bool:
     "Whether a file was left alone for long enough that its signature tells."
     return abs(time.time() - max(state[1], state[2]) / 1e9) > SETTLED
 
-# %% ../../nbs/80_notebooks/01_memory.ipynb #2ae2cb7d
+# %% ../../nbs/80_notebooks/01_memory.ipynb #637a38a0
 @dataclass
 class Memory:
     "Facts about files, kept between processes in one file; safe to share, to damage and to delete."
@@ -41,15 +41,26 @@ class Memory:
     path: Path
     facts: dict[str, list] = field(default_factory=dict)  # "what|file" -> [signature, value]
     changed: bool = False
+    seen: dict[str, list | None] = field(default_factory=dict)  # every file that was asked for, as it was then; None for one that was not there
 
     def __post_init__(self) -> None:
         with suppress(OSError, ValueError, UnicodeDecodeError):
             digest, _, data = self.path.read_bytes().partition(b"\n")
             self.facts = json.loads(data) if digest.decode() == digest_bytes(data) else {}
 
+    def look(self, path: Path) -> list | None:
+        "The signature of a file or folder, None where there is none; noted as seen."
+        try:
+            state = signature(path)
+        except OSError:
+            state = None
+        self.seen.setdefault(str(path), state)
+        return state
+
     def recall(self, path: Path, what: str, make: Callable[[], Any]) -> Any:
         "What `make` computes from a file, a JSON value; computed only if the file is not the one that it was. `what` names the computation and everything else it depends on."
         state, name = signature(path), f"{what}|{path}"
+        self.seen.setdefault(str(path), state)
         known = self.facts.get(name)
         if known and known[0] == state:
             return known[1]

@@ -6,12 +6,12 @@
 __all__ = ['EXIT_CODES', 'AGAIN', 'RunResult', 'needs_of', 'measures', 'notice_of', 'describe', 'write_run_index', 'Passage',
            'stored_parameters', 'mirrored', 'make_executor', 'check_secrets', 'call_webhook', 'in_turn', 'run_pipeline']
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #dd5ddb18
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #be4198a9
 import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..ground.secrets import find_secret, scrub, scrubber, secrets_in
 from ..ground.settings import Workspace
 from ..ground.stage import template_code
 from ..ground.store import Store
-from ..ground.tracking import start_mirror
+from ..ground.tracking import Mirror, start_mirror
 from .lease import hold
 from .plan import State, Step, check_writable, choose, make_steps, preflight, state_of
 from .report import question_of, write_index
@@ -91,7 +91,7 @@ def write_run_index(bench: Bench, steps: list[Step]) -> tuple[Path, list[dict]]:
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #b2525a22
 AGAIN = 2  # how often a stage whose machine was lost is begun again
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #42c9f3d4
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #c19f26a8
 @dataclass
 class Passage:
     "One passage through the chosen stages of a run."
@@ -106,6 +106,7 @@ class Passage:
     ended: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and error
     lost: Counter = field(default_factory=Counter)
     steps: list[Step] = field(default_factory=list)  # all of the run, for its index
+    track: Callable[[], None] = lambda: None  # called before a stage begins
 
     def go(self) -> None:
         "Work until nothing is left that could be done. Stops what is being executed when the user says so."
@@ -155,6 +156,7 @@ class Passage:
     def begin(self, state: State) -> None:
         "Give a stage to the executor."
         stem = state.step.stem
+        self.track()
         self.begun[stem] = self.bench.begin(state)
         self.executor.start(stem, self.begun[stem].order, lambda event: self.listener({**event, "stage": stem}))
 
@@ -182,16 +184,22 @@ def stored_parameters(ledger: Ledger, run: str) -> dict[str, str]:
     rows = ledger.rows(books.sql.select(books.runs.c.parameters).where(books.runs.c.name == run))
     return dict(rows[0]["parameters"]) if rows else {}
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #fd0127a4
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #edcb3e97
 @contextmanager
-def mirrored(workspace: Workspace, run: str, ledger: Ledger) -> Iterator[None]:
-    "Mirror what the block executes to W&B, in another process; waits at most ten seconds for it at the end."
+def mirrored(workspace: Workspace, run: str, ledger: Ledger) -> Iterator[Callable[[], None]]:
+    "Mirror what the block executes to W&B, in another process that begins when the function it is given is called first; waits at most ten seconds for it at the end."
     newest = ledger.rows(books.sql.select(books.sql.func.max(books.stages.c.id).label("id")))[0]["id"] or 0
-    mirror = start_mirror(workspace, run, newest)
+    mirrors: list[Mirror] = []
+
+    def begin() -> None:
+        if not mirrors:
+            mirrors.append(start_mirror(workspace, run, newest))
+
     try:
-        yield
+        yield begin
     finally:
-        mirror.close()
+        for mirror in mirrors:
+            mirror.close()
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #0ee818f3
 def make_executor(workspace: Workspace) -> Any:
@@ -243,7 +251,7 @@ def in_turn(listener: Listener) -> Listener:
 
     return tell
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #ec0ce1fb
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #2f95d7e9
 def run_pipeline(
     workspace: Workspace,
     run: str = "main",
@@ -265,7 +273,7 @@ def run_pipeline(
     check_secrets(chosen, workspace.section("pipeline")["secrets"])
     bench, executor = Bench(workspace, run, ledger, store, notice_of(workspace, steps)), make_executor(workspace)
     passage = Passage(bench, executor, in_turn(listener), force, {step.stem: step for step in chosen}, needs_of(steps), steps=steps)
-    with hold(ledger, run, given) as outcome, mirrored(workspace, run, ledger) if track else nullcontext():
+    with hold(ledger, run, given) as outcome, mirrored(workspace, run, ledger) if track else nullcontext(passage.track) as passage.track:
         try:
             passage.go()
         finally:

@@ -6,7 +6,7 @@
 __all__ = ['KERNEL', 'HEAVY', 'LOAD_TIME', 'load_time', 'inherited', 'fingerprint', 'warm_key', 'runtime_folder', 'preload',
            'Visitor', 'Parent', 'main']
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #e3cce6eb
+# %% ../../nbs/80_notebooks/03_warm.ipynb #a3f4154a
 import atexit
 import gc
 import hashlib
@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from . import fork
-from .fork import Job, become_kernel, finish
+from .fork import Job, become_kernel, finish, show_name
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #cf77d402
+# %% ../../nbs/80_notebooks/03_warm.ipynb #2a1ceb4e
 KERNEL = ("ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.debugger", "IPython.core.completerlib", "IPython.core.oinspect", "IPython.extensions.storemagic",
           "sqlite3", "tornado.platform.asyncio", "tornado.queues", "encodings.latin_1", "tqdm.auto")  # tqdm draws widgets if ipykernel was imported before it
 HEAVY = ("torch", "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers",
-         "transformers.generation", "datasets", "peft", "wandb", "pandas", "seaborn", "matplotlib.pyplot", "evaluate", "accelerate", "safetensors.torch", "scipy.stats",
+         "transformers.generation", "torch._inductor.config", "datasets", "peft", "wandb", "pandas", "seaborn", "matplotlib.pyplot", "evaluate", "accelerate", "safetensors.torch", "scipy.stats",
          "sqlalchemy.dialects.sqlite", "cryptography.hazmat.primitives.asymmetric.ed25519", "jinja2.sandbox", "fsspec.implementations.local", "psutil", "httpx", "pydantic")
 
 # %% ../../nbs/80_notebooks/03_warm.ipynb #513fe498
@@ -229,13 +229,14 @@ class Parent:
                 if visitor.kernel == pid:
                     visitor.tell(exit=os.waitstatus_to_exitcode(status))
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #b8d4c816
+# %% ../../nbs/80_notebooks/03_warm.ipynb #35828887
 def main(listener: int, lock: int) -> None:
     "Be a parent on a socket that is already open, until nobody needs it; in each fork, be a kernel."
     if os.fork():
         os._exit(0)  # the launcher waits for this one; the parent belongs to nobody
     os.write(lock, str(os.getpid()).encode())
     atexit.register(finish)
+    show_name("llmops-warm")
     gc.disable()
     environment = dict(os.environ)
     sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())]
