@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p -c 'import sys;
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick export files check constraints clean
+.PHONY: demo test quick soak export files check constraints clean
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -35,6 +35,9 @@ test: $(VENV)/.tools  ## everything: library notebooks, templates, lessons, comm
 
 quick: $(VENV)/.tools  ## what takes seconds
 	@$(BIN)/python -m pytest -m "not slow"
+
+soak: $(VENV)/.tools  ## every fault as often as a night allows (hours): LLMOPS_SEED=8 make soak for other random numbers
+	@LLMOPS_FAULTS=nightly $(BIN)/python -m pytest tests/faults
 
 export: $(VENV)/.tools  ## notebooks -> library, README.md and environment.yml
 	@$(BIN)/nbdev-clean --fname nbs

@@ -1,9 +1,9 @@
-"""Start to first cell: papermill with the ordinary kernel against papermill with a warm one, and what warm kernels cost in memory.
+"""Start to first cell: plain papermill with the ordinary kernel, papermill with a warm one, and our engine with a warm one; and what warm kernels cost in memory.
 
     python benchmarks/warm_start.py [--repeats 5]
 
-Each repetition is a fresh Python process that imports papermill and executes a notebook; ordinary and warm alternate. The time is from the start of that process to the end of the notebook's first cell,
-and, in the second column, to the end of the process. Both kernels' notebooks must have put out the same before anything is timed.
+Each repetition is a fresh process that executes a notebook; the three alternate. Two times to the end of the notebook's first cell: from the call that executes it, when papermill has been imported (that is
+the kernel's share), and from the start of the process. All must have put out the same before anything is timed.
 """
 import argparse
 import json
@@ -21,7 +21,10 @@ import psutil
 
 CELLS = {"heavy imports": "import torch, transformers, datasets, peft, wandb, pandas, seaborn\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\nfrom peft import LoraConfig",
          "nothing": "1 + 1"}
-RUN = "import sys, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], kernel_name=sys.argv[3], progress_bar=False)"
+PLAIN = "import sys, time, papermill; print(time.time()); papermill.execute_notebook(sys.argv[1], sys.argv[2], kernel_name=sys.argv[3], progress_bar=False)"
+OURS = ("import os, sys, time; from pathlib import Path; from llmops_nb.notebooks.kernel import execute_notebook, import_papermill; import_papermill(); print(time.time());"
+        "execute_notebook(Path(sys.argv[1]), Path(sys.argv[2]), {}, dict(os.environ), Path.cwd(), sys.argv[3])")
+WAYS = {"papermill, ordinary kernel": (PLAIN, "python3"), "papermill, warm kernel": (PLAIN, "llmops"), "our engine, warm kernel": (OURS, "llmops")}
 
 
 def write_notebook(path: Path, code: str) -> Path:
@@ -32,14 +35,17 @@ def write_notebook(path: Path, code: str) -> Path:
     return path
 
 
-def execute(notebook: Path, kernel: str) -> tuple[float, float, list]:
-    "Seconds to the end of the first cell, seconds in all, and what the first cell put out."
+def execute(notebook: Path, way: str) -> tuple[float, float, float, list]:
+    "Seconds from the call to the end of the first cell, from the start of the process to there, in all, and what the first cell put out."
+    program, kernel = WAYS[way]
     target = notebook.with_name("out.ipynb")
     started = time.time()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, str(notebook), str(target), kernel], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(notebook), str(target), kernel], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     ended = time.time()
-    first, second = json.loads(target.read_text())["cells"]
-    return float(second["outputs"][0]["text"][0]) - started, ended - started, [output for output in first["outputs"] if output["output_type"] != "stream"]
+    called = float(done.stdout.split()[0])
+    cells = [cell for cell in json.loads(target.read_text())["cells"] if cell["source"] and "parameters" not in cell["metadata"].get("tags", [])]
+    reached = float("".join(cells[-1]["outputs"][0]["text"]))
+    return reached - called, reached - started, ended - started, [output for output in cells[0]["outputs"] if output["output_type"] != "stream"]
 
 
 def line(values: list[float]) -> str:
@@ -81,16 +87,19 @@ def main() -> None:
         os.environ["LLMOPS_WARM_FOLDER"] = f"{place}/w"
         for what, code in CELLS.items():
             notebook = write_notebook(Path(place) / "work.ipynb", code)
-            cold = execute(notebook, "llmops")
-            assert cold[2] == execute(notebook, "python3")[2], "the two kernels put out different things"
-            times: dict[str, list[tuple[float, float]]] = {"python3": [], "llmops": []}
+            cold = execute(notebook, "papermill, warm kernel")
+            assert all(execute(notebook, way)[3] == cold[3] for way in WAYS), "the kernels put out different things"
+            times: dict[str, list[tuple]] = {way: [] for way in WAYS}
             for _ in range(repeats):
-                for kernel, seen in times.items():
-                    seen.append(execute(notebook, kernel)[:2])
-            for kernel, seen in times.items():
-                print(f"{what:14} {kernel:8} first cell done {line([first for first, _ in seen])}   in all {line([total for _, total in seen])}")
-            ratios = [statistics.median(column) for column in zip(*([o / w for o, w in zip(one, two)] for one, two in zip(times["python3"], times["llmops"])))]
-            print(f"{what:14} {'':8} {ratios[0]:.1f}x to the first cell, {ratios[1]:.1f}x in all (medians of the pairs); the warm kernel that had to start its parent: {cold[0]:.2f} s; load {os.getloadavg()[0]:.1f}")
+                for way, seen in times.items():
+                    seen.append(execute(notebook, way)[:3])
+            print(f"\n{what} (load {os.getloadavg()[0]:.1f}; the first one, which started the parent: {cold[0]:.2f} s from the call)")
+            for way, seen in times.items():
+                called, started, total = zip(*seen)
+                print(f"  {way:27} first cell: from the call {line(called)}   from the start {line(started)}   in all {line(total)}")
+            usual, ours = times["papermill, ordinary kernel"], times["our engine, warm kernel"]
+            ratios = [statistics.median(one[column] / two[column] for one, two in zip(usual, ours)) for column in range(3)]
+            print("  papermill with the ordinary kernel : ours = " + ", ".join(f"{ratio:.1f}" for ratio in ratios) + " (medians of the pairs, same columns)")
         show_memory()
         from llmops_nb.notebooks.provisioner import stop_parents
 

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -43,6 +44,19 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers.get("content-length") or 0))
         return gzip.decompress(data) if self.headers.get("content-encoding") == "gzip" else data
 
+    def troubled(self) -> bool:
+        "Answer badly when the service is told to; the body is read all the same."
+        trouble = self.server.trouble
+        if trouble == "slow":
+            time.sleep(self.server.patience)
+        elif trouble in ("500", "429"):
+            self.body()
+            self.send_response(int(trouble))
+            self.send_header("retry-after", "1")
+            self.send_header("content-length", "0")
+            self.end_headers()
+        return trouble in ("500", "429")
+
     def reply(self, value: object) -> None:
         data = json.dumps(value).encode()
         self.send_response(200)
@@ -52,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_POST(self) -> None:
+        if self.troubled():
+            return
         data = self.body()
         if self.path.startswith("/graphql"):
             request = json.loads(data)
@@ -67,11 +83,14 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({})
 
     def do_PUT(self) -> None:
+        if self.troubled():
+            return
         self.server.received.append({"kind": "upload", "path": self.path, "bytes": len(self.body())})
         self.reply({})
 
     def do_GET(self) -> None:
-        self.reply({})
+        if not self.troubled():
+            self.reply({})
 
 
 class Service:
@@ -79,7 +98,8 @@ class Service:
 
     def __init__(self, port: int = 0):
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.received = []
+        self.server.daemon_threads = True
+        self.server.received, self.server.trouble, self.server.patience = [], "", 30.0
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -96,7 +116,13 @@ class Service:
                 rows.setdefault(run, set()).update(range(part["offset"], part["offset"] + len(part["content"])))
         return {run: len(found) for run, found in rows.items()}
 
-    def close(self) -> None: self.server.shutdown()
+    def trouble(self, kind: str) -> None:
+        "From now on answer with 500, with 429, or slowly; '' = well again."
+        self.server.trouble = kind
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 if __name__ == "__main__":

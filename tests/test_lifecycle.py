@@ -70,16 +70,30 @@ def test_nothing_changed_nothing_runs(demo: Path):
 
 
 @pytest.mark.slow
-def test_another_place_gives_the_same_bytes(demo: Path, tmp_path: Path):
-    place = tmp_path / "another place, with a longer path"
+def test_another_place_gives_the_same_bytes(copy: Path):
+    "The whole lifecycle, executed again in another folder, time zone and locale, by another user with another number of threads."
+    place = copy.parent / "another place, with a longer path"
     place.mkdir()
-    assert llmops(place, "init", "robot", home=tmp_path / "elsewhere").returncode == 0
-    done = llmops(place / "robot", "run", "-p", "policy=demo", home=tmp_path / "elsewhere", TZ="Asia/Tokyo", LC_ALL="C", HOME=str(tmp_path))
+    done = llmops(copy, "replay", "main", "--threads", "1", "--json", home=home_of(copy), TZ="Asia/Tokyo", LC_ALL="C", HOME=str(place), USER="somebody", LOGNAME="somebody", OMP_NUM_THREADS="1", TMPDIR=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    first, second = artifacts_of(demo), artifacts_of(place / "robot")
-    assert list(first) == list(second) == STAGES
-    different = [(stage, name) for stage in first for name in first[stage] if first[stage][name] != second[stage].get(name)]
-    assert not different, f"these artifacts differ between two executions: {different}"
+    said = json.loads(done.stdout)
+    assert said["verdict"] == "identical" and said["stages"] == STAGES and said["compared"]["artifacts"] == sum(map(len, artifacts_of(copy).values())), said
+    assert "identical" in (copy / "runs/main/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_an_answer_leads_to_the_raw_data(demo: Path, tmp_path: Path):
+    from llmops_nb.ground.store import Store
+    from llmops_nb.notebooks.receipt import read_receipt
+
+    observed = read_receipt(demo / "runs/main/10_deploy/receipt.json")["predicate"]["observed"]["requests"]
+    row = json.loads((Store(demo / ".llmops/store").get(observed, tmp_path / "requests") / "requests.jsonl").read_text().splitlines()[3])
+    done = llmops(demo, "trace", row["id"], home=home_of(demo))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("written by 10_deploy", "← 09_govern", "sign-off ✓ approve by demo-evaluator", "← 08_secure", "← 07_evaluate", "← 06_finetune", "dataset", "← 03_prepare", "← 02_explore", "builtin:support", "Every link holds"):
+        assert words in done.stdout, f"{words!r} is missing in:\n{done.stdout}"
+    said = json.loads(llmops(demo, "trace", "evaluate/accuracy", "--rows", "--json", home=home_of(demo)).stdout)
+    assert said["holds"] and len(said["what"]["rows"]) == next(m["n"] for m in json.loads((demo / "runs/main/07_evaluate/metrics.json").read_text()) if m["name"] == "accuracy")
 
 
 @pytest.mark.slow

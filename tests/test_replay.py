@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, llmops
 
+pytestmark = pytest.mark.slow
 STAGES = ["01_objectives", "02_explore", "03_prepare", "06_finetune"]
 GIVEN = {"data": "../mail.csv", "text_column": "text", "label_column": "label", "reply_column": "reply", "method": "lora", "finetune.epochs": "1", "near_duplicates": "0"}
 

@@ -1,8 +1,4 @@
 "W&B can neither stop nor hang a stage, and whatever it missed is sent later, once."
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -62,52 +58,6 @@ def test_online_streams_to_a_service_that_answers(workspace: Path, home: Path):
         assert sum(service.history().values()) >= 5
     finally:
         service.close()
-
-
-def test_killed_tracker_is_not_noticed_and_made_good(workspace: Path, home: Path):
-    write_stage(workspace, "90_count", "import time\nfor i in range(120):\n    stage.log(step=i, loss=1.0)\n    time.sleep(0.1)")
-    command = [sys.executable, "-m", "llmops_nb.desk.cli", "run", "count"]
-    environment = {**{n: v for n, v in os.environ.items() if not n.startswith(("LLMOPS_", "WANDB_"))}, "LLMOPS_HOME": str(home)}
-    runner = subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    import psutil
-
-    killed = 0
-    deadline = time.time() + 60
-    while runner.poll() is None and time.time() < deadline:
-        for process in psutil.process_iter(["cmdline", "name", "ppid"]):
-            words = " ".join(process.info["cmdline"] or [])
-            ours = str(workspace) in words and "tracking import follow" in words
-            core = "wandb-core" in (process.info["name"] or "") and ours_is_parent(process, workspace)
-            if core or (ours and killed):
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-        time.sleep(0.2)
-    assert runner.wait(60) == 0, runner.stderr.read()
-    assert killed, "there was no tracker to kill"
-    from llmops_nb.ground.ledger import Ledger, series, sql, stages
-    from llmops_nb.ground.settings import Workspace
-
-    ledger = Ledger(Workspace(workspace).address("ledger"))
-    assert ledger.rows(sql.select(stages))[-1]["status"] == "done"
-    assert len(ledger.rows(sql.select(series))) == 120
-    service = Service()
-    try:
-        (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
-        sent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
-        assert sent.returncode == 0, sent.stdout + sent.stderr
-        assert sum(service.history().values()) >= 120
-    finally:
-        service.close()
-
-
-def ours_is_parent(process, workspace: Path) -> bool:
-    "Whether a wandb-core belongs to the mirror of this workspace."
-    import psutil
-
-    try:
-        return any(str(workspace) in " ".join(parent.cmdline()) for parent in process.parents())
-    except psutil.Error:
-        return False
 
 
 @pytest.mark.parametrize("mode", ["disabled", "sideways"])

@@ -146,7 +146,7 @@ def migrate(engine: sql.Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #93230603
+# %% ../../nbs/00_ground/03_ledger.ipynb #f6536a4e
 class Ledger:
     "The database of a workspace. Raises BadInput when the address cannot be opened."
 
@@ -159,9 +159,12 @@ class Ledger:
 
     @contextmanager
     def write(self) -> Iterator[sql.Connection]:
-        "A transaction that may write: committed at the end of the block, rolled back on an error."
-        with self.engine.execution_options(writes=True).begin() as connection:
-            yield connection
+        "A transaction that may write: committed at the end of the block, rolled back on an error. Raises BadInput when the database has no room or may not be written."
+        try:
+            with self.engine.execution_options(writes=True).begin() as connection:
+                yield connection
+        except sql.exc.OperationalError as error:
+            raise BadInput(f"The ledger {self.engine.url.render_as_string()} could not be written: {error.orig}. Nothing of this entry is in it and all before it is; make room or give write permission, then run again.") from error
 
     def rows(self, query: Any) -> list[dict]:
         "The rows that a select finds, as dictionaries."

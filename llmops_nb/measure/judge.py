@@ -6,8 +6,7 @@
 __all__ = ['RUBRIC_TEMPLATE', 'PAIR_TEMPLATE', 'Rubric', 'fence', 'read_verdict', 'Judgement', 'judge', 'majority',
            'judge_metrics', 'Calibration', 'calibrate', 'judged_share', 'PairResult', 'judge_pairs']
 
-# %% ../../nbs/40_measure/20_judge.ipynb #937f8a8b
-import json
+# %% ../../nbs/40_measure/20_judge.ipynb #1a11412b
 import re
 from collections import Counter
 from collections.abc import Sequence

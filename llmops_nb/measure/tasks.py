@@ -6,13 +6,12 @@
 __all__ = ['Sample', 'Task', 'read_recipe', 'task_folder', 'list_tasks', 'find_data', 'inside', 'hub_rows', 'read_samples',
            'sample_of', 'cell', 'close_answers', 'squad_samples', 'load_task', 'choose_rows', 'read_preface']
 
-# %% ../../nbs/40_measure/14_tasks.ipynb #c87318f3
+# %% ../../nbs/40_measure/14_tasks.ipynb #e07fdb50
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..data.files import decode, read_bytes, read_rows
 from ..ground.core import BadInput, check_name, digest_value

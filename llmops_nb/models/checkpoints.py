@@ -20,12 +20,13 @@ from ..ground.journal import Journal
 KEPT = 2  # checkpoints that stay; older ones are deleted after a new one is safe
 NEEDED = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}  # without one of these a resumed training would differ
 
-# %% ../../nbs/30_models/05_checkpoints.ipynb #de5b4571
+# %% ../../nbs/30_models/05_checkpoints.ipynb #713dbc74
 def save_checkpoint(folder: Path, step: int,  # steps done
                     tensors: dict[str, dict[str, Any]],  # weights, optimizer, random: each name -> tensor
                     state: dict,  # everything else, as JSON
                     origin: dict | None = None) -> Path:  # fingerprint, seed, data digest and versions of the training, for the manifest
     "The new checkpoint's folder; complete, or not there. Raises BadInput when it cannot be written."
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     temporary, final = folder / f"checkpoint-{step}.tmp", folder / f"checkpoint-{step}"
     try:
@@ -42,9 +43,9 @@ def save_checkpoint(folder: Path, step: int,  # steps done
             discard(final)
         os.replace(temporary, final)
         sync_folder(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise BadInput(f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are unchanged; make room and run again.") from error
+        raise BadInput(f"{final} could not be written: {getattr(error, 'strerror', '') or error}. Earlier checkpoints are unchanged; make room and run again.") from error
     for old in sorted(checkpoints(folder), key=number)[:-KEPT]:
         discard(old)
     return final

@@ -157,17 +157,17 @@ def shortcut_holds(model: Any) -> bool:
     model.train(training)
     return same
 
-# %% ../../nbs/30_models/04_examples.ipynb #286ea96e
+# %% ../../nbs/30_models/04_examples.ipynb #2fef3e53
 def answer_logits(model: Any, ids: Any, scored: Any, shortcut: bool,  # ids, scored: as `take` gives them
                   inputs: dict | None = None) -> tuple[Any, Any]:  # inputs: as `take_packed` gives them
     "Logits (scored places, vocabulary) in float32, and the token that should follow at each."
     body, head = parts(model)
-    targets = ids[:, 1:][scored[:, :-1]]
+    targets, inputs = ids[:, 1:][scored[:, :-1]], inputs or {"use_cache": False}
     if shortcut:
-        return head(body(input_ids=ids, **(inputs or {})).last_hidden_state[scored]).float(), targets
-    return model(input_ids=ids, **(inputs or {})).logits[scored].float(), targets
+        return head(body(input_ids=ids, **inputs).last_hidden_state[scored]).float(), targets
+    return model(input_ids=ids, **inputs).logits[scored].float(), targets
 
-# %% ../../nbs/30_models/04_examples.ipynb #7fd72375
+# %% ../../nbs/30_models/04_examples.ipynb #8fc61836
 def summed_loss(model: Any, ids: Any, scored: Any, targets: Any,  # targets (scored places,): the tokens that should follow
                 shortcut: bool = True, smoothing: float = 0.0, inputs: dict | None = None,
                 piece: int = 1 << 26) -> Any:  # most logits to have at a time
@@ -178,7 +178,7 @@ def summed_loss(model: Any, ids: Any, scored: Any, targets: Any,  # targets (sco
     lengths = max(1, piece // (getattr(head, "out_features", 0) or model.config.vocab_size))
     if not shortcut or len(targets) <= lengths:
         return torch.nn.functional.cross_entropy(answer_logits(model, ids, scored, shortcut, inputs)[0], targets, reduction="sum", label_smoothing=smoothing)
-    hidden = body(input_ids=ids, **(inputs or {})).last_hidden_state[scored]
+    hidden = body(input_ids=ids, **(inputs or {"use_cache": False})).last_hidden_state[scored]
 
     def part(states: Any, wanted: Any) -> Any:
         return torch.nn.functional.cross_entropy(head(states).float(), wanted, reduction="sum", label_smoothing=smoothing)

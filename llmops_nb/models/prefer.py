@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOSSES', 'LEAD', 'answer_logprobs', 'all_logprobs', 'Sides', 'preference_margins', 'preference_loss', 'LaidPairs',
            'lay_pairs', 'fits_context', 'PreferenceSettings', 'free_weights', 'Preferring', 'best_look',
-           'make_preferring', 'prefer', 'preference_origin', 'finish_preferring', 'prefers', 'plot_preference']
+           'make_preferring', 'prefer', 'preference_origin', 'finish_preferring', 'kept_step', 'prefers',
+           'plot_preference']
 
 # %% ../../nbs/30_models/10_prefer.ipynb #20296b9d
 import time
@@ -258,6 +259,11 @@ def finish_preferring(loaded: LoadedModel, work: Preferring) -> LoadedModel:
         for name, weight in work.best.items():
             work.weights[name].copy_(weight)
     return replace(loaded, model=loaded.model.eval().requires_grad_(False), name=f"{loaded.name}+{work.settings.loss}", digest="")
+
+# %% ../../nbs/30_models/10_prefer.ipynb #b01626f0
+def kept_step(rows: list[dict], looks: list[dict]) -> int:  # as prefer tells them
+    "The step whose weights were kept: of the best look, the last where nothing was watched."
+    return best_look(looks)["step"] if looks else len(rows)
 
 # %% ../../nbs/30_models/10_prefer.ipynb #f7e9568e
 def prefers(loaded: LoadedModel, pairs: list[dict]) -> list[bool]:

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'file_differences', 'part_differences', 'proof_differences', 'check_before', 'execute_again', 'compare_stage',
            'compare_all', 'describe_place', 'replay_run']
 
-# %% ../../nbs/80_notebooks/21_replay.ipynb #c0c48587
+# %% ../../nbs/80_notebooks/21_replay.ipynb #c8b1646e
 import getpass
 import locale
 import os
@@ -24,7 +24,7 @@ from ..ground.store import Store
 from .cache import changes
 from .difference import Difference, artifact_differences, cell_difference, measured_names, number_differences
 from .pipeline import run_pipeline
-from .place import Place, asks_office, bring_office, given_again, make_place, take_in
+from .place import Place, asks_office, bring_key, bring_office, given_again, make_place, take_in
 from .plan import Step, choose, make_steps, parts_of
 from .receipt import engine_key, known_key, module_files
 from .trace import Proof, artifact_problems, link_of, read_proof, read_proofs, read_source
@@ -86,7 +86,7 @@ def check_before(workspace: Workspace, run: str, chosen: list[Proof], proofs: di
                 found.append(row)
     return found
 
-# %% ../../nbs/80_notebooks/21_replay.ipynb #fb46fbec
+# %% ../../nbs/80_notebooks/21_replay.ipynb #3220ee3d
 def execute_again(workspace: Workspace, run: str, chosen: list[Proof], earlier: list[Proof], place: Place, store: Store, listener: Callable[[dict[str, Any]], None]) -> list[str]:
     "Execute stages in the clean place; returns what ended otherwise than well, one sentence each."
     given = {name: text for proof in chosen for name, text in given_again(proof).items()}
@@ -94,16 +94,17 @@ def execute_again(workspace: Workspace, run: str, chosen: list[Proof], earlier: 
     policies = {str(proof.facts["parameters"]["policy"]) for proof in chosen if "policy" in proof.facts["parameters"]}
     demonstration = not earlier and all(workspace.policy().get(name, {}).get("demonstration") for name in policies)
     official = [proof.stem for proof in chosen if asks_office(steps[proof.stem].declared.template)]
-    stems = [proof.stem for proof in chosen]
-    split = stems.index(official[0]) if official and not demonstration else len(stems)
-    messages = []
+    stems, borrowed = [proof.stem for proof in chosen], bool(official) and not demonstration
+    split, messages = stems.index(official[0]) if borrowed else len(stems), []
+    if borrowed:
+        bring_key(workspace, place)
     with place.entered():
         for proof in earlier:
             take_in(place, proof, run, store)
-    for part, office in ((stems[:split], False), (stems[split:], True)):
+    for part in (stems[:split], stems[split:]):
         if not part or messages:
             continue
-        if office:
+        if part[0] in official and borrowed:
             bring_office(workspace, place, releases=not any("release" in steps[stem].declared.writes for stem in stems))
         with place.entered():
             result = run_pipeline(place.workspace, run, given, part, force=True, listener=listener, track=False)
@@ -154,7 +155,7 @@ def describe_place(threads: str) -> dict[str, Any]:
     return {"host": platform.node(), "user": getpass.getuser(), "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(), "threads": threads,
             "time zone": time.strftime("%Z"), "locale": ".".join(filter(None, locale.getlocale()))}
 
-# %% ../../nbs/80_notebooks/21_replay.ipynb #139bf7f2
+# %% ../../nbs/80_notebooks/21_replay.ipynb #200cc788
 def replay_run(
     workspace: Workspace,
     run: str,
@@ -174,7 +175,8 @@ def replay_run(
     chosen = [proof for stem, proof in proofs.items() if wanted in ("", stem)]
     earlier = [proof for stem, proof in proofs.items() if wanted and stem < wanted]
     recorded = next((proof.facts["threads"] for proof in chosen if proof.facts.get("threads")), "")
-    replay = Replay(run, [proof.stem for proof in chosen], tolerance=tolerance, time=now(), differences=check_before(workspace, run, chosen, proofs, store))
+    replay = Replay(run, [proof.stem for proof in chosen], tolerance=tolerance, time=now(), receipts={proof.stem: proof.digest for proof in chosen},
+                    differences=check_before(workspace, run, chosen, proofs, store))
     replay.verdict = VERDICTS[2] if replay.differences else VERDICTS[0]
     if all(proof.signed_by for proof in chosen) and (anyway or not replay.differences):
         place = make_place(workspace, chosen, str(threads or recorded or ""))

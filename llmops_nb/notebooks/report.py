@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STYLE', 'LIVE', 'page', 'notebook_body', 'gate_rows', 'number', 'evidence', 'lineage_of', 'row_note', 'draw_arc',
            'draw_stage', 'lineage_picture', 'lineage_section', 'write_report', 'question_of', 'index_row',
-           'write_index']
+           'replay_note', 'refresh_index', 'write_index']
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #5d44dce4
+# %% ../../nbs/80_notebooks/07_report.ipynb #c79d5a5a
 import html
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import read_json, write_atomic
+from ..ground.core import digest_file, read_json, write_atomic
 from .receipt import read_receipt
 
 # %% ../../nbs/80_notebooks/07_report.ipynb #983eca26
@@ -176,12 +176,32 @@ def index_row(entry: dict[str, Any], longest: float) -> str:
             f'{"<br><span class=warn>not passed: " + html.escape(", ".join(failed)) + "</span>" if failed else ""}{"<br><span class=bad>" + html.escape(entry["error"]) + "</span>" if entry["error"] else ""}</td>'
             f'<td>{gates}</td><td style="white-space:nowrap">{time}</td></tr>')
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #cd1b45cf
+# %% ../../nbs/80_notebooks/07_report.ipynb #8677e00f
+def replay_note(folder: Path) -> str:
+    "The last replay's verdict with a link to its page, and whether it still speaks of what is here."
+    if not (folder / "replay.json").exists():
+        inside = f"Not executed again yet: <code>llmops replay {html.escape(folder.name)}</code> does it in a clean place and compares every byte."
+    else:
+        said = read_json(folder / "replay.json")
+        since = [stem for stem, digest in said["receipts"].items() if not (folder / stem / "receipt.json").exists() or digest_file(folder / stem / "receipt.json") != digest]
+        late = f" Since then executed or changed: {html.escape(', '.join(since))}." if since else ""
+        inside = f'<a href="replay.html">Replayed</a> {said["time"][:16].replace("T", " ")} UTC, {len(said["stages"])} stages: <b>{html.escape(said["verdict"])}</b>.{late}'
+    return f'<!--replay--><p class="soft">{inside}</p><!--/replay-->'
+
+# %% ../../nbs/80_notebooks/07_report.ipynb #5db69706
+def refresh_index(folder: Path) -> None:
+    "Put the newest replay's verdict into a run's index.html, if there is one."
+    path = folder / "index.html"
+    before, mark, rest = path.read_text(encoding="utf-8").partition("<!--replay-->") if path.exists() else ("", "", "")
+    if mark:
+        write_atomic(path, before + replay_note(folder) + rest.partition("<!--/replay-->")[2])
+
+# %% ../../nbs/80_notebooks/07_report.ipynb #543b4ffa
 def write_index(folder: Path, run: str, entries: list[dict[str, Any]], summary: str, notice: str = "") -> Path:
     "Write a run's index.html."
     longest = max([entry["seconds"] for entry in entries] or [0])
     top = f'<div class="notice">{html.escape(notice)}</div>' if notice else ""
     rows = "".join(index_row(entry, longest) for entry in entries)
-    body = (f"<main><h1>Run {html.escape(run)}</h1><p>{html.escape(summary)}</p>{top}<table><tr><th>stage</th><th>question, and what was found</th><th>gates passed</th><th>time</th></tr>{rows}</table>{lineage_section(folder)}"
+    body = (f"<main><h1>Run {html.escape(run)}</h1><p>{html.escape(summary)}</p>{replay_note(folder)}{top}<table><tr><th>stage</th><th>question, and what was found</th><th>gates passed</th><th>time</th></tr>{rows}</table>{lineage_section(folder)}"
             '<p class="soft">Every stage has its executed notebook, its numbers and its signed receipt in its folder. A stage marked cached was not executed again: nothing that it depends on has changed.</p></main>')
     return write_atomic(folder / "index.html", page(f"Run {run}", f"llmops_nb · run <b>{html.escape(run)}</b>", body))

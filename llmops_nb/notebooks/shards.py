@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['find_shards', 'rows_of', 'change_shard', 'each', 'map_records', 'stream', 'hide_personal', 'prepare_with_ray',
-           'Answerer', 'answer_with_ray']
+           'Answerer', 'pool_of', 'answer_with_ray']
 
-# %% ../../nbs/80_notebooks/23_shards.ipynb #56e84553
+# %% ../../nbs/80_notebooks/23_shards.ipynb #282677ee
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,7 +18,7 @@ from ..ground.core import BadInput, LlmopsError, canonical_json, write_lines
 from ..models.base import load_candidate, load_model
 from ..models.chat import ask_plainly
 from ..models.generate import answer_all
-from .cluster import join_cluster, load_ray
+from .cluster import join_cluster
 from ..prompts.clients import Answer
 
 # %% ../../nbs/80_notebooks/23_shards.ipynb #aff9efe5
@@ -55,19 +55,20 @@ def map_records(source: str | Path, change: Callable[[dict], Any], address: str 
     "The changed records in order, worked on by all nodes that see `source`. Raises what `change` raises."
     yield from stream(source, partial(change_shard, change=partial(each, change)), address)
 
-# %% ../../nbs/80_notebooks/23_shards.ipynb #9f951ea9
+# %% ../../nbs/80_notebooks/23_shards.ipynb #4633eea2
 def stream(source: str | Path, work: Any, address: str, **options: Any) -> Iterator[Any]:  # work: a function of a batch of shards, or a class of such; options: of Ray Data's map_batches
     "What `work` makes of each shard, line by line and in order."
     shards = [str(path.resolve()) for path in find_shards(source)]
     join_cluster(address)
-    ray, data = load_ray(), __import__("ray.data", fromlist=["data"])
+    from ray import data, exceptions
+
     context = data.DataContext.get_current()
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
     dataset = data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(work, batch_size=1, **options)
     try:
         for row in dataset.iter_rows():
             yield json.loads(row["line"])
-    except ray.exceptions.RayTaskError as error:
+    except exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, LlmopsError) else error from None
 
 # %% ../../nbs/80_notebooks/23_shards.ipynb #0fc18c30
@@ -119,7 +120,14 @@ class Answerer:
         "The answers to all texts of the shards in a batch."
         return change_shard(batch, self.answer)
 
-# %% ../../nbs/80_notebooks/23_shards.ipynb #861a0e71
+# %% ../../nbs/80_notebooks/23_shards.ipynb #b429fdb7
+def pool_of(workers: int) -> Any:
+    "So many workers of Ray Data."
+    from ray.data import ActorPoolStrategy
+
+    return ActorPoolStrategy(size=workers)
+
+# %% ../../nbs/80_notebooks/23_shards.ipynb #709625ca
 def answer_with_ray(
     source: str | Path,  # shards of records with a `text`
     model: str = "builtin:tiny",  # as for load_model, or the folder of a trained candidate; all nodes must see it
@@ -130,12 +138,5 @@ def answer_with_ray(
     address: str = "",  # of the cluster; "" = this machine
 ) -> list[Answer]:
     "One greedy answer a record, in the order of the records."
-    options = dict(fn_constructor_args=(model, max_new_tokens, choices), num_gpus=gpus, num_cpus=1, compute=_pool(workers))
+    options = dict(fn_constructor_args=(model, max_new_tokens, choices), num_gpus=gpus, num_cpus=1, compute=pool_of(workers))
     return [Answer(**row) for row in stream(source, Answerer, address, **options)]
-
-# %% ../../nbs/80_notebooks/23_shards.ipynb #b31f9480
-def _pool(workers: int) -> Any:
-    "So many workers of Ray Data."
-    from ray.data import ActorPoolStrategy
-
-    return ActorPoolStrategy(size=workers)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['divide', 'share_gradients', 'work', 'on_device', 'go_on', 'report', 'whole_losses', 'deliver', 'train_with_ray']
 
-# %% ../../nbs/80_notebooks/24_team.ipynb #74a3a84f
+# %% ../../nbs/80_notebooks/24_team.ipynb #0ff75237
 import shutil
 import tempfile
 import time
@@ -16,7 +16,7 @@ from ..ground.core import BadInput, read_json
 from ..models.checkpoints import newest_checkpoint, pack, save_checkpoint
 from ..models.finetune import Task, make_task, save_trained
 from ..models.training import Settings, Trainer, finish, learning, look, make_trainer, out_of_patience, resume, tokens_read, training_origin
-from .cluster import join_cluster, load_ray
+from .cluster import join_cluster
 
 # %% ../../nbs/80_notebooks/24_team.ipynb #8a42991b
 def divide(trainer: Trainer, rank: int, team: int) -> list[float]:  # rank: of this worker, from 0; team: number of workers
@@ -113,7 +113,7 @@ def deliver(rank: int, task: Task, trained: Any) -> None:
             save_trained(Path(folder), task, trained)
         team.report({"step": trained.steps, "exact": trained.exact}, checkpoint=team.Checkpoint.from_directory(folder) if rank == 0 else None)
 
-# %% ../../nbs/80_notebooks/24_team.ipynb #81dd0498
+# %% ../../nbs/80_notebooks/24_team.ipynb #319faad2
 def train_with_ray(
     base_model: str,  # as for load_model; all nodes must see it
     dataset: Any,  # train and valid DataFrames with text and target, and labels
@@ -128,16 +128,16 @@ def train_with_ray(
     if workers < 1:
         raise BadInput(f"workers={workers}: a team has at least one.")
     join_cluster(address)
-    ray, torch_team = load_ray(), __import__("ray.train.torch", fromlist=["torch"])
     from ray import train as team
+    from ray.train.torch import TorchTrainer
 
     with tempfile.TemporaryDirectory() as place:
         keep = team.RunConfig(name="team", storage_path=storage or place, failure_config=team.FailureConfig(max_failures=2), checkpoint_config=team.CheckpointConfig(num_to_keep=2))
         job = {"base_model": base_model, "dataset": dataset, "settings": settings, "threads": 1}
-        trainer = torch_team.TorchTrainer(work, train_loop_config=job, scaling_config=team.ScalingConfig(num_workers=workers, use_gpu=gpus), run_config=keep)
+        trainer = TorchTrainer(work, train_loop_config=job, scaling_config=team.ScalingConfig(num_workers=workers, use_gpu=gpus), run_config=keep)
         try:
             result = trainer.fit()
-        except (ray.train.TrainingFailedError, team.ControllerError) as error:
+        except team.TrainingFailedError as error:
             raise BadInput(f"The team could not finish: {str(error).strip().splitlines()[-1][:300]}") from error
         with result.checkpoint.as_directory() as folder:
             shutil.copytree(folder, target, dirs_exist_ok=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'Replay', 'replay_lines', 'replay_page', 'record_replay']
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #79a6586b
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #056e99d8
 import html
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ from ..ground.audit import open_audit
 from ..ground.core import digest_file, write_atomic, write_json
 from ..ground.settings import Workspace
 from .difference import Difference
-from .report import page
+from .report import page, refresh_index
 
 # %% ../../nbs/80_notebooks/20_verdict.ipynb #b329dbf4
 VERDICTS = ("identical", "equal within the stated tolerance", "different")
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #745fc037
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #eda2c7fe
 @dataclass
 class Replay:
     "What a replay found."
@@ -34,6 +34,7 @@ class Replay:
     compared: dict[str, int] = field(default_factory=dict)  # artifacts, files, numbers and gates
     measured: dict[str, list[str]] = field(default_factory=dict)  # by stage: what no second execution repeats
     notes: list[str] = field(default_factory=list)
+    receipts: dict[str, str] = field(default_factory=dict)  # digest of each stage's receipt: what the verdict is about
     tolerance: float = 0.0
     seconds: float = 0.0
     place: dict[str, Any] = field(default_factory=dict)
@@ -48,13 +49,13 @@ class Replay:
         "The content of replay.json."
         return {**asdict(self), "first": asdict(self.first) if self.first else None}
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #8a03166b
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #035d246c
 def replay_lines(replay: Replay) -> list[str]:
     "The verdict for people."
     what = f"run {replay.run}" if len(replay.stages) > 1 else f"stage {replay.stages[0]} of run {replay.run}"
     counts = ", ".join(f"{count:,} {name}" for name, count in replay.compared.items())
     lines = [f"Replay of {what}: {replay.verdict.upper()}" + (f" ({replay.tolerance:g})" if replay.verdict == VERDICTS[1] else "")]
-    lines.append(f"{len(replay.stages)} stages executed again in {replay.seconds:.0f} s; compared: {counts}." if replay.executed else "Nothing was executed: what the results were made from is not what the receipts say (--anyway executes all the same).")
+    lines.append(f"{len(replay.stages)} stage{'s' * (len(replay.stages) > 1)} executed again in {replay.seconds:.0f} s; compared: {counts}." if replay.executed else "Nothing was executed: what the results were made from is not what the receipts say (--anyway executes all the same).")
     if replay.first:
         lines += ["", f"First difference: {replay.first}"]
         lines += [f"First cell: {replay.first.stage}, {replay.cells[replay.first.stage]}"] if replay.first.stage in replay.cells else []
@@ -78,11 +79,13 @@ def replay_page(replay: Replay) -> str:
     parts += [f'<h2>Not compared</h2><p class="soft">Measured things, which no second execution repeats.</p><table>{measured}</table>'] if measured else []
     return page(f"Replay · {replay.run}", f'<a href="index.html">← run {html.escape(replay.run)}</a> · replay', "".join(parts) + "</main>")
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #e695e7fa
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #9c8ad2c1
 def record_replay(workspace: Workspace, replay: Replay) -> Path:
     "Write replay.json and replay.html beside the run, and the verdict into the audit log; returns the page."
     folder = workspace.runs / replay.run
     write_json(folder / "replay.json", replay.row())
     details = {"run": replay.run, "stages": replay.stages, "verdict": replay.verdict, "first": str(replay.first or "")[:400], "tolerance": replay.tolerance}
     open_audit(workspace).append("run.replay", "engine", objects={"replay.json": digest_file(folder / "replay.json")}, outcome="failed" if replay.verdict == VERDICTS[2] else "done", details=details)
-    return write_atomic(folder / "replay.html", replay_page(replay))
+    path = write_atomic(folder / "replay.html", replay_page(replay))
+    refresh_index(folder)
+    return path

@@ -73,11 +73,12 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
 
 
 def kernels_of(workspace: Path) -> list[psutil.Process]:
-    "The processes, other than this one's own, whose environment says that they execute a stage of the workspace."
+    "The Jupyter kernels, forked or ordinary, that work in a workspace."
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("LLMOPS_STAGE_ID") and process.environ().get("LLMOPS_WORKSPACE") == str(workspace) and process.status() != psutil.STATUS_ZOMBIE:
+            kernel = process.name() == "llmops-kernel" or "ipykernel_launcher" in " ".join(process.cmdline())
+            if kernel and process.cwd() == str(workspace) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

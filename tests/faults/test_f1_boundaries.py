@@ -7,6 +7,8 @@ import pytest
 from conftest import llmops
 from harness import LIFECYCLE, chain, check_nothing_false, no_kernel_is_left, start, times, told
 
+pytestmark = pytest.mark.slow
+
 BOUNDARY = str(Path(__file__).with_name("boundary.py"))
 
 

@@ -7,6 +7,8 @@ import pytest
 from conftest import llmops
 from harness import chain, check_nothing_false, draw, kernels_of, killed, no_kernel_is_left, notebook, start, times, told, wait_for
 
+pytestmark = pytest.mark.slow
+
 STEMS = ["90_one", "91_two", "92_three"]
 HANGS = "import time, pathlib, os\nmark = pathlib.Path(os.environ['LLMOPS_WORKSPACE']) / 'begun'\nfirst = not mark.exists()\nmark.touch()\ntime.sleep(60 if first else 0)\n(stage.output('out_1') / 'x').write_text('1')"
 STATUS = {"kernel": "died", "SIGINT": "stopped", "SIGTERM": "stopped", "SIGKILL": "died"}

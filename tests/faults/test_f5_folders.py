@@ -10,6 +10,8 @@ import pytest
 from conftest import llmops
 from harness import chain, environment, told
 
+pytestmark = pytest.mark.slow
+
 
 def as_somebody(folder: Path, home: Path, *words: str, mask: int = 0o022) -> subprocess.CompletedProcess:
     "The command line as a user who may not do everything."

@@ -6,6 +6,8 @@ import pytest
 from conftest import llmops
 from harness import chain, check_nothing_false, environment, told
 
+pytestmark = pytest.mark.slow
+
 HOUR, DAY, YEAR = 3600, 86400, 365.25 * 86400
 STEMS = ["90_one", "91_two", "92_three"]
 CLOCK = str(Path(__file__).with_name("clock"))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness import environment, times, told
 
+pytestmark = pytest.mark.slow
+
 KILLS = {"lora": times(6, 10), "full": times(6, 10), "dpo": times(6, 12), "answers": times(4, 8)}
 
 

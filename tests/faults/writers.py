@@ -4,6 +4,7 @@ A writer is a generator function (folder, random numbers) that yields the acknow
 """
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,8 +102,7 @@ def write_export(folder: Path, draw: random.Random) -> Iterator[str]:
     from llmops_nb.ground.store import Store
     from safetensors.torch import save_file
 
-    store, out = Store(folder / "store"), folder / "adapter"
-    out.mkdir(exist_ok=True)
+    store, out = Store(folder / "store"), Path(tempfile.mkdtemp())
     for number in range(10**6):
         save_file({"a": torch.full((200_000,), float(number))}, out / "model.safetensors")
         (out / "training.json").write_text(json.dumps({"number": number}))
