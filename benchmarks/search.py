@@ -75,14 +75,70 @@ def record() -> None:
                 print(len(rows), place, rows[-1]["curve"][-1], rows[-1]["seconds"], file=sys.stderr, flush=True)
 
 
+def replayed(rows: list[dict]):
+    "The recorded curves as the work of a search, and the tokens of a whole training."
+    from llmops_nb.ground.core import digest_value
+    from llmops_nb.models.tuning import value_of
+
+    table = {digest_value(row["settings"]): row for row in rows}
+
+    def work(number: int, settings: dict, part: float) -> dict:
+        row, place = table[digest_value(settings)], PARTS.index(part)
+        seen = [{"step": step, "loss": loss, "exact": exact, "whole": True} for step, loss, exact in row["curve"] if step <= row["stops"][place]]
+        return {"value": value_of(seen), "tokens": row["tokens"][place], "seconds": 0.0, "curve": []}
+
+    return work, lambda settings: float(table[digest_value(settings)]["tokens"][-1])
+
+
+def random_tokens(values: list[tuple[float, float]], target: float) -> float:  # values: (quality, tokens) of every setting, finished
+    "Tokens that finishing settings in a random order reads on average until one is at least as good as the target: exact, over all orders."
+    good, bad = [t for v, t in values if v >= target], [t for v, t in values if v < target]
+    return sum(good) / len(good) + sum(bad) / (len(good) + 1)
+
+
+def check(rows: list[dict]) -> str:
+    "Train one setting again and compare."
+    row = rows[len(rows) // 2]
+    with tempfile.TemporaryDirectory() as folder:
+        again = train_one(small_dataset(Path(folder) / "dataset"), row["settings"])
+    same = again["curve"] == row["curve"]
+    near = max(abs(a - b) for one, other in zip(again["curve"], row["curve"]) for a, b in zip(one, other))
+    return "to the last bit" if same else f"to within {near:.1e} (another machine or version)"
+
+
 def main() -> None:
     "Record or replay, and print."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--no-check", action="store_true")
     given = parser.parse_args()
     if given.record:
         record()
+    rows = json.loads(CURVES.read_text())
+    import optuna
+    import torch
+
+    from llmops_nb.models.search import Plan, search
+
+    work, whole = replayed(rows)
+    values = [(work(0, row["settings"], 1.0)["value"], whole(row["settings"])) for row in rows]
+    training, first = statistics.mean(tokens for _, tokens in values), {"method": "lora", "learning_rate": 0.004, "batch_tokens": 512, "dropout": 0.1}
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, optuna {optuna.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(rows)} recorded trainings of {training:,.0f} tokens, {given.repeats} seeds")
+    print(f"quality of the trainings: best {max(values)[0]:.3f}, median {statistics.median(v for v, _ in values):.3f}, worst {min(values)[0]:.3f}, automatic settings {work(0, first, 1.0)['value']:.3f}")
+    if not given.no_check:
+        print(f"one of them trained again: equal {check(rows)}")
+    ways = {"random, given up early": dict(kind="random"), "Bayesian, all finished": dict(kind="bayes", parts=(1.0,)), "ours (Bayesian, given up early, three finished)": dict(kind="bayes")}
+    for trials in (8, 16, 24):
+        for name, way in ways.items():
+            ratios, found, spent = [], [], []
+            for seed in range(given.repeats):
+                state = search(GRID, Plan(trials=trials, seed=seed, **way), work, whole, first if name.startswith("ours") else None)
+                found.append(state.best.last["value"])
+                spent.append(state.used("tokens") / training)
+                ratios.append(random_tokens(values, found[-1]) / state.used("tokens"))
+            print(f"{trials:3d} trials, {name}: quality {statistics.median(found):.4f} [{min(found):.4f}-{max(found):.4f}], cost {statistics.median(spent):.1f} trainings, "
+                  f"random search needs {statistics.median(ratios):.2f} times as much [{min(ratios):.2f}-{max(ratios):.2f}], mean {statistics.mean(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -69,11 +69,11 @@ def show_memory() -> None:
     forks = [own_megabytes(psutil.Process(manager.provisioner.pid)) for manager, _ in kernels["llmops"]]
     parent = psutil.Process(kernels["llmops"][0][0].provisioner.pid).parent()
     ordinary = own_megabytes(psutil.Process(kernels["python3"][0][0].provisioner.pid))
-    print(f"memory (USS): parent {own_megabytes(parent):.0f} MB (resident {parent.memory_info().rss / 1e6:.0f}), each of 3 forks {statistics.median(forks):.0f} MB, an ordinary kernel {ordinary:.0f} MB")
     for pairs in kernels.values():
         for manager, client in pairs:
             client.stop_channels()
             manager.shutdown_kernel(now=True)
+    print(f"\nmemory (USS): the parent alone {own_megabytes(parent):.0f} MB, each of 3 forks beyond it {statistics.median(forks):.0f} MB, an ordinary kernel with the same imports {ordinary:.0f} MB")
 
 
 def main() -> None:

@@ -34,15 +34,15 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(Path(load_model.__code__.co_filename).parent / "tiny", tmp_path / "model"))
 
 
-@pytest.mark.parametrize("rows, valid, words", [([], None, "nothing to learn"), (GOOD, [], "nothing to learn"), ([("card", "long " * 900)], None, "fits the model's context of"),
-                                                ([("long " * 900, "card")], None, "fits the model's context of")])
+@pytest.mark.parametrize("rows, valid, words", [([], None, "nothing to learn"), (GOOD, [], "nothing to learn"), ([("card", "long " * 5000)], None, "fits the model's context of"),
+                                                ([("long " * 5000, "card")], None, "fits the model's context of")])
 def test_empty_splits_and_answers_longer_than_the_context(rows, valid, words):
     with pytest.raises(BadInput, match=words):
         make_task("builtin:tiny", dataset_of(rows, valid), SETTINGS)
 
 
 def test_what_does_not_fit_is_counted():
-    task = make_task("builtin:tiny", dataset_of([*GOOD, ("card", "long " * 900)]), SETTINGS)
+    task = make_task("builtin:tiny", dataset_of([*GOOD, ("card", "long " * 5000)]), SETTINGS)
     assert task.left_out == 2 and len(task.examples) == len(GOOD)
 
 

@@ -38,13 +38,13 @@ def plot_languages(frame: pd.DataFrame, top: int = 12):
     axes.set(xlabel="records", ylabel="", xlim=(0, counts.max() * 1.18))
     return axes
 
-# %% ../../nbs/10_data/14_picture.ipynb #84fec6b0
+# %% ../../nbs/10_data/14_picture.ipynb #c5154c5e
 def plot_lengths(frame: pd.DataFrame):
     "Histogram of message lengths in words, with the median and the 95th percentile marked."
     import seaborn
     words = frame["text"].str.split().str.len()
     axes = new_axes("How long are the messages?")
-    seaborn.histplot(words.clip(upper=words.quantile(0.995)), bins=40, ax=axes, color="C0")
+    seaborn.histplot(words.clip(upper=words.quantile(0.995)), discrete=len(words) > 0 and words.quantile(0.995) <= 80, ax=axes, color="C0")  # whole numbers: bins between them would leave gaps
     for share, name in ((0.5, "half"), (0.95, "95 %")):
         axes.axvline(words.quantile(share), color="C1" if share == 0.5 else "C3", linestyle="--", label=f"{name} have at most {words.quantile(share):.0f} words")
     axes.legend()

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['WORDS', 'COMMANDS', 'stop', 'main', 'run_command']
 
-# %% ../../nbs/90_desk/09_cli.ipynb #803ef72f
+# %% ../../nbs/90_desk/09_cli.ipynb #51ad3ac1
 import os
 import signal
 import sys
 import threading
 
-from . import commands, history
+from . import commands, history, upkeep
 from .words import call, make_parser
 from ..ground.core import LlmopsError
 
-# %% ../../nbs/90_desk/09_cli.ipynb #30b3d9ab
-WORDS = {commands: ("init", "run", "status", "show", "why", "sign", "person", "release", "serve", "sync", "audit", "lab", "doctor"), history: ("trace", "replay", "receipt")}
+# %% ../../nbs/90_desk/09_cli.ipynb #f1349639
+WORDS = {commands: ("init", "run", "status", "show", "why", "sign", "person", "release", "serve", "sync", "audit", "lab", "doctor"), upkeep: ("gc",), history: ("trace", "replay", "receipt")}
 COMMANDS = {name: getattr(module, name) for module, names in WORDS.items() for name in names}
 
 # %% ../../nbs/90_desk/09_cli.ipynb #d2684760

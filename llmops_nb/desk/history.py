@@ -105,16 +105,19 @@ def receipt(
         return text
     return f"{write_atomic(to, text + chr(10))} is written. Check it anywhere with: python verify_receipt.py keys.json {Path(to).name}"
 
-# %% ../../nbs/90_desk/04_history.ipynb #49b4fa34
+# %% ../../nbs/90_desk/04_history.ipynb #4d07144d
 def receipt_text(workspace: Workspace, run: str, stage: str, slsa: bool) -> str:
     "The envelope of a stage's receipt as JSON. Raises BadInput for a stage without one."
     from llmops_nb.notebooks.plan import choose, make_steps
     from llmops_nb.notebooks.provenance import export_slsa
-    from llmops_nb.notebooks.receipt import engine_key, known_key
+    from llmops_nb.notebooks.receipt import engine_key, has_key, known_key
     from llmops_nb.notebooks.trace import read_proof
 
     folder = workspace.runs / run / choose(make_steps(workspace, {}), [stage])[0].stem
     if not (folder / "receipt.json").exists():
         raise BadInput(f"Stage {folder.name} of run {run!r} has no receipt: it is not done. Execute it with: llmops run {folder.name}")
-    proof = read_proof(folder, known_key(workspace)[0])
-    return json.dumps(export_slsa(proof, engine_key(workspace)), indent=1) if slsa else (folder / "receipt.json").read_text(encoding="utf-8").rstrip()
+    if not slsa:
+        return (folder / "receipt.json").read_text(encoding="utf-8").rstrip()
+    if not has_key(workspace):
+        raise BadInput("SLSA provenance is signed with the workspace's own key, which is not on this machine. Export it where the key is; the receipt itself can be had without --slsa.")
+    return json.dumps(export_slsa(read_proof(folder, known_key(workspace)[0]), engine_key(workspace)), indent=1)

@@ -119,13 +119,15 @@ def write_json(path: str | Path, value: Any) -> Path:
     "Write `value` as canonical JSON, indented by nothing, ended by a newline."
     return write_atomic(path, canonical_json(value) + b"\n")
 
-# %% ../../nbs/00_ground/00_core.ipynb #3f0a94a9
+# %% ../../nbs/00_ground/00_core.ipynb #33fe9d61
 def read_json(path: str | Path) -> Any:
     "The value in a JSON file. Raises BadInput when the file is missing or is not JSON."
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist.") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}. Give yourself read permission, or look at the disk.") from error
     except ValueError as error:
         raise BadInput(f"{path} is not valid JSON: {error}. Restore it from the store or write it again.") from error
 

@@ -32,7 +32,7 @@ def home() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
-# %% ../../nbs/00_ground/01_settings.ipynb #a24e397b
+# %% ../../nbs/00_ground/01_settings.ipynb #c3c52caf
 @dataclass(frozen=True)
 class Workspace:
     "A folder with a settings.ini: where runs, store, ledger and policy are."
@@ -53,8 +53,10 @@ class Workspace:
         "The settings of one section, defaults filled in. Raises BadInput for a settings.ini that cannot be read."
         parser = ConfigParser(interpolation=None)
         try:
-            parser.read(self.root / "settings.ini", encoding="utf-8")
-        except (IniError, UnicodeDecodeError) as error:
+            parser.read_string((self.root / "settings.ini").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except (IniError, UnicodeDecodeError, OSError) as error:
             raise BadInput(f"{self.root / 'settings.ini'} cannot be read: {error}.") from error
         given = {k: v for k, v in parser.items(name) if k.partition(".")[0] in DEFAULTS[name]} if parser.has_section(name) else {}
         return {**DEFAULTS[name], **given}
@@ -71,7 +73,7 @@ class Workspace:
         path = self.root / self.section("workspace")[setting]
         try:
             return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise BadInput(f"{path} is not valid TOML: {error}.") from error
 
     def policy(self) -> dict:

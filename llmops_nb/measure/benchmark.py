@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TaskResult', 'cut_at', 'score_samples', 'estimate_metrics', 'estimate_scores', 'score_choices', 'compare_choices',
-           'run_task', 'read_recording', 'score_recording', 'compare_results']
+           'run_task', 'read_recording', 'score_recording', 'compare_results', 'run_tasks', 'task_table',
+           'answer_records']
 
-# %% ../../nbs/40_measure/15_benchmark.ipynb #4c807d78
+# %% ../../nbs/40_measure/15_benchmark.ipynb #e74b1758
 import json
 import math
 from collections.abc import Sequence
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..data.files import decode, read_bytes
 from ..ground.core import BadInput
 from .compare import Comparison, Estimate, bootstrap, paired_difference, proportion
 from .extraction import score_text
 from .likelihood import pair_likelihoods
 from .metrics import macro_f1
-from .tasks import Sample, Task
+from .tasks import Sample, Task, load_task
 from ..prompts.clients import Answer, Client, RecordedClient
 
 # %% ../../nbs/40_measure/15_benchmark.ipynb #1f1243df
@@ -148,3 +151,23 @@ def compare_results(first: TaskResult, second: TaskResult, metric: str = "accura
     if not pairs:
         raise BadInput(f"{first.task} of {first.client} and {second.task} of {second.client} share no sample with the metric {metric!r}")
     return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+
+# %% ../../nbs/40_measure/15_benchmark.ipynb #a5c07a41
+def run_tasks(names: str,  # separated by commas; "" for none
+              folder: str | Path, client: Client, limit: int = 0) -> list[TaskResult]:  # limit: see run_task
+    "The results of the named tasks, in order. Raises BadInput for an unknown task before any is run, and for names without a data folder."
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if chosen and not str(folder):
+        raise BadInput(f"the tasks {', '.join(chosen)} need the folder of their data; name it in task_data")
+    return [run_task(task, client, limit) for task in [load_task(name, folder) for name in chosen]]
+
+# %% ../../nbs/40_measure/15_benchmark.ipynb #9d8eec7e
+def task_table(results: Sequence[TaskResult]) -> pd.DataFrame:
+    "One row for each metric of each task."
+    rows = [{"task": one.task, "metric": name, **estimate.row(), "failed": one.failed, "from": one.source} for one in results for name, estimate in one.metrics.items()]
+    return pd.DataFrame(rows, columns=["task", "metric", "value", "low", "high", "n", "failed", "from"])
+
+# %% ../../nbs/40_measure/15_benchmark.ipynb #05bf3b11
+def answer_records(results: Sequence[TaskResult]) -> list[dict]:
+    "For files: every sample's task, id, what was read from the answer, and scores; without the question."
+    return [{"task": one.task, **{key: row[key] for key in ("id", "read", "finish", "scores")}} for one in results for row in one.rows]

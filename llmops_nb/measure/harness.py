@@ -6,9 +6,8 @@
 __all__ = ['rate_pairs', 'rate_tokens', 'rolling_windows', 'rate_texts', 'continue_texts', 'harness_model', 'answer_requests',
            'run_harness']
 
-# %% ../../nbs/40_measure/16_harness.ipynb #ed8c762d
+# %% ../../nbs/40_measure/16_harness.ipynb #14bbda74
 from collections.abc import Sequence
-from typing import Any
 
 from ..ground.core import BadInput
 from .benchmark import cut_at

@@ -57,10 +57,12 @@ def lay_out(prompts: list[list[int]], answers: list[list[int]],  # token numbers
     tokens = torch.tensor([token for p, a in zip(prompts, answers) for token in (*p, *a)])
     return Examples(tokens, length.cumsum(0) - length, length, torch.tensor([len(p) for p in prompts]), torch.tensor(line), left_out)
 
-# %% ../../nbs/30_models/04_examples.ipynb #2358684e
+# %% ../../nbs/30_models/04_examples.ipynb #3a2a15a8
 def task_examples(tokenizer: Any, frame: Any,  # a split of a dataset: a DataFrame with text and target
                   context: int) -> Examples:
-    "The examples of a split: each text asked plainly, its target as the answer."
+    "The examples of a split: each text asked plainly, its target as the answer. Raises BadInput for a split without records or without a single target."
+    if len(frame) and not frame["target"].str.strip().any():
+        raise BadInput(f"none of the {len(frame)} records has a target, so there is nothing to learn from. Name the column that holds the labels or answers in stage 02.")
     return make_examples(tokenizer, ask_plainly(frame["text"].tolist()), frame["target"].tolist(), context)
 
 # %% ../../nbs/30_models/04_examples.ipynb #a993c5d9

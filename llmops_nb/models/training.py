@@ -100,19 +100,21 @@ def rate(step: int, total: int, warmup: float) -> float:  # step from 0
     rise = max(1, int(total * warmup))
     return (step + 1) / rise if step < rise else 1 / 30 + (29 / 30) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
-# %% ../../nbs/30_models/06_training.ipynb #06494ab4
+# %% ../../nbs/30_models/06_training.ipynb #1cf5f2b9
 def cut(batch: list[int], lengths: list[int],  # lengths: of the batch's examples, in tokens
         most: int, pieces: int = 1) -> list[list[int]]:  # most: padded tokens of a part, 0 = no limit; pieces: at least so many parts, where there are enough examples
     "The batch in parts, in its order."
-    most_rows, parts = max(1, -(-len(batch) // pieces)), [[batch[0]]]
-    longest = lengths[0]
-    for position, length in zip(batch[1:], lengths[1:]):
+    parts: list[list[int]] = []
+    longest = 0
+    for position, length in zip(batch, lengths):
         longest = max(longest, length)
-        if len(parts[-1]) == most_rows or most and longest * (len(parts[-1]) + 1) > most:
+        if not parts or most and longest * (len(parts[-1]) + 1) > most:
             parts.append([])
             longest = length
         parts[-1].append(position)
-    return parts
+    if len(parts) >= min(pieces, len(batch)):
+        return parts
+    return [batch[len(batch) * i // pieces:len(batch) * (i + 1) // pieces] for i in range(pieces) if len(batch) * (i + 1) // pieces > len(batch) * i // pieces]
 
 # %% ../../nbs/30_models/06_training.ipynb #d03e1f88
 @dataclass

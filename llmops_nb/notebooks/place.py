@@ -6,7 +6,7 @@
 __all__ = ['OUTSIDE', 'Place', 'named_files', 'bring', 'given_again', 'make_place', 'take_in', 'asks_office', 'bring_key',
            'bring_office']
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #947588a0
+# %% ../../nbs/80_notebooks/19_place.ipynb #4e76effb
 import os
 import shutil
 import sqlite3
@@ -23,6 +23,7 @@ from ..ground.ledger import Ledger, now
 from ..ground.settings import Workspace, create_workspace, home
 from ..ground.stage import template_code
 from ..ground.store import Store
+from .receipt import has_key
 from .trace import Proof
 
 # %% ../../nbs/80_notebooks/19_place.ipynb #e8051dc6
@@ -117,12 +118,12 @@ def asks_office(template: Path) -> bool:
     code = template_code(template)
     return "open_office" in code or "engine_key" in code
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #294321a0
+# %% ../../nbs/80_notebooks/19_place.ipynb #eeacf3fd
 def bring_key(workspace: Workspace, place: Place) -> None:
     "Give the place the identity and the key of the old workspace. Raises BadInput where the key is not on this machine."
     name = (workspace.private / "id").read_text(encoding="utf-8").strip()
     key, target = home() / "keys" / f"workspace-{name}.pem", place.home / "keys" / f"workspace-{name}.pem"
-    if not key.is_file():
+    if not has_key(workspace):
         raise BadInput(f"The key of this workspace is not on this machine ({key}); without it nobody can check who signed. Replay a stage before govern, or work where the key is.")
     write_atomic(place.workspace.private / "id", name)
     target.parent.mkdir(mode=0o700, exist_ok=True)

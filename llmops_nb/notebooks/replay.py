@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'file_differences', 'part_differences', 'proof_differences', 'check_before', 'execute_again', 'compare_stage',
-           'compare_all', 'describe_place', 'replay_run']
+           'compare_all', 'describe_place', 'execute_and_compare', 'replay_run']
 
 # %% ../../nbs/80_notebooks/21_replay.ipynb #c8b1646e
 import getpass
@@ -155,7 +155,20 @@ def describe_place(threads: str) -> dict[str, Any]:
     return {"host": platform.node(), "user": getpass.getuser(), "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(), "threads": threads,
             "time zone": time.strftime("%Z"), "locale": ".".join(filter(None, locale.getlocale()))}
 
-# %% ../../nbs/80_notebooks/21_replay.ipynb #200cc788
+# %% ../../nbs/80_notebooks/21_replay.ipynb #fc4d2a06
+def execute_and_compare(workspace: Workspace, replay: Replay, chosen: list[Proof], earlier: list[Proof], place: Place, listener: Callable[[dict[str, Any]], None]) -> None:
+    "Execute the stages again in the clean place and compare them, into `replay`."
+    store = Store(workspace.address("store"))
+    try:
+        messages = execute_again(workspace, replay.run, chosen, earlier, place, store, listener)
+        compare_all(chosen, place, replay.run, store, messages, replay)
+        replay.executed = True
+    except IntegrityError as error:
+        replay.differences.append(Difference("artifact", chosen[0].stem, "input", str(error)))
+        replay.verdict = VERDICTS[2]
+    replay.place = describe_place(place.workspace.section("pipeline")["threads"])
+
+# %% ../../nbs/80_notebooks/21_replay.ipynb #16b1dedb
 def replay_run(
     workspace: Workspace,
     run: str,
@@ -167,30 +180,23 @@ def replay_run(
     listener: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Replay:
     "Execute a run, or one stage of it, again and compare. Raises BadInput for a run without receipts or a stage without one."
-    start, store = time.monotonic(), Store(workspace.address("store"))
-    proofs = read_proofs(workspace, run, known_key(workspace)[0])
+    start, proofs = time.monotonic(), read_proofs(workspace, run, known_key(workspace)[0])
     wanted = choose(make_steps(workspace, {}), [stage])[0].stem if stage else ""
     if wanted and wanted not in proofs:
         raise BadInput(f"Stage {wanted} of run {run!r} has no receipt: it is not done. Stages with receipts: {', '.join(proofs)}.")
     chosen = [proof for stem, proof in proofs.items() if wanted in ("", stem)]
     earlier = [proof for stem, proof in proofs.items() if wanted and stem < wanted]
-    recorded = next((proof.facts["threads"] for proof in chosen if proof.facts.get("threads")), "")
-    replay = Replay(run, [proof.stem for proof in chosen], tolerance=tolerance, time=now(), receipts={proof.stem: proof.digest for proof in chosen},
-                    differences=check_before(workspace, run, chosen, proofs, store))
+    replay = Replay(run, [proof.stem for proof in chosen], tolerance=tolerance, time=now(), receipts={proof.stem: proof.digest for proof in chosen})
+    replay.differences = check_before(workspace, run, chosen, proofs, Store(workspace.address("store")))
     replay.verdict = VERDICTS[2] if replay.differences else VERDICTS[0]
-    if all(proof.signed_by for proof in chosen) and (anyway or not replay.differences):
-        place = make_place(workspace, chosen, str(threads or recorded or ""))
+    if all(proof.signed_by for proof in [*chosen, *earlier]) and (anyway or not replay.differences):
+        recorded = next((proof.facts["threads"] for proof in chosen if proof.facts.get("threads")), "")
+        place = make_place(workspace, chosen, str(threads or recorded))
         try:
-            messages = execute_again(workspace, run, chosen, earlier, place, store, listener)
-            compare_all(chosen, place, run, store, messages, replay)
-            replay.executed = True
-        except IntegrityError as error:
-            replay.differences.append(Difference("artifact", chosen[0].stem, "input", str(error)))
-            replay.verdict = VERDICTS[2]
+            execute_and_compare(workspace, replay, chosen, earlier, place, listener)
         finally:
-            replay.place = describe_place(place.workspace.section("pipeline")["threads"])
             if keep:
-                replay.notes.append(f"the clean place was kept: {place.workspace.root}")
+                replay.notes.append(f"The clean place was kept: {place.workspace.root}")
             else:
                 shutil.rmtree(place.root, ignore_errors=True)
     replay.seconds = round(time.monotonic() - start, 1)

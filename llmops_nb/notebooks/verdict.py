@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'Replay', 'replay_lines', 'replay_page', 'record_replay']
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #056e99d8
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #0e7372d2
 import html
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..ground.audit import open_audit
 from ..ground.core import digest_file, write_atomic, write_json
 from ..ground.settings import Workspace
 from .difference import Difference
+from .receipt import has_key
 from .report import page, refresh_index
 
 # %% ../../nbs/80_notebooks/20_verdict.ipynb #b329dbf4
@@ -79,13 +80,16 @@ def replay_page(replay: Replay) -> str:
     parts += [f'<h2>Not compared</h2><p class="soft">Measured things, which no second execution repeats.</p><table>{measured}</table>'] if measured else []
     return page(f"Replay · {replay.run}", f'<a href="index.html">← run {html.escape(replay.run)}</a> · replay', "".join(parts) + "</main>")
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #9c8ad2c1
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #af7f39b4
 def record_replay(workspace: Workspace, replay: Replay) -> Path:
-    "Write replay.json and replay.html beside the run, and the verdict into the audit log; returns the page."
+    "Write replay.json and replay.html beside the run, and the verdict into the audit log, where its key is here; returns the page."
     folder = workspace.runs / replay.run
+    if not has_key(workspace):
+        replay.notes.append("The verdict is not in the audit log: this is a copy, and the key that writes the log is elsewhere.")
     write_json(folder / "replay.json", replay.row())
     details = {"run": replay.run, "stages": replay.stages, "verdict": replay.verdict, "first": str(replay.first or "")[:400], "tolerance": replay.tolerance}
-    open_audit(workspace).append("run.replay", "engine", objects={"replay.json": digest_file(folder / "replay.json")}, outcome="failed" if replay.verdict == VERDICTS[2] else "done", details=details)
+    if has_key(workspace):
+        open_audit(workspace).append("run.replay", "engine", objects={"replay.json": digest_file(folder / "replay.json")}, outcome="failed" if replay.verdict == VERDICTS[2] else "done", details=details)
     path = write_atomic(folder / "replay.html", replay_page(replay))
     refresh_index(folder)
     return path

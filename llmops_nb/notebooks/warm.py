@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'HEAVY', 'LOAD_TIME', 'load_time', 'inherited', 'fingerprint', 'warm_key', 'runtime_folder', 'preload',
-           'Visitor', 'Parent', 'main']
+           'Visitor', 'Parent', 'wait_for_news', 'fork_kernel', 'hear', 'reap', 'serve', 'main']
 
 # %% ../../nbs/80_notebooks/03_warm.ipynb #a3f4154a
 import atexit
@@ -135,7 +135,7 @@ class Visitor:
         for number in self.descriptors:
             os.close(number)
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #0d32250e
+# %% ../../nbs/80_notebooks/03_warm.ipynb #be31e45b
 @dataclass
 class Parent:
     "The process that forks kernels, and the kernels it has forked."
@@ -147,89 +147,94 @@ class Parent:
     refusal: str = ""  # why it cannot fork kernels
     visitors: dict[int, Visitor] = field(default_factory=dict)  # by the number of their connection
     kernels: set[int] = field(default_factory=set)
-    used: float = 0.0
+    used: float = 0.0  # when its last kernel ended
 
-    def serve(self) -> Job | None:
-        "Fork for whoever asks. Returns the job in every fork, and None in the parent when nobody needs it any more."
-        bell, ring = socket.socketpair()
-        for end in (bell, ring, self.listener):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
-        packages, self.used = fingerprint(self.environment), time.monotonic()
-        while self.kernels or (time.monotonic() - self.used < self.idle and fingerprint(self.environment) == packages):
-            for source in self.wait(bell):
-                if source is bell:
-                    bell.recv(4096)
-                    self.reap()
-                elif job := self.hear(source):
-                    signal.set_wakeup_fd(-1)
-                    for end in (bell, ring):
-                        end.close()
-                    return job
-        os.unlink(self.listener.getsockname())
+# %% ../../nbs/80_notebooks/03_warm.ipynb #5a37d75d
+def wait_for_news(parent: Parent, bell: socket.socket) -> list[socket.socket]:
+    "Those of the sockets that have something to say; waits at most a minute."
+    with selectors.PollSelector() as selector:
+        for source in (bell, parent.listener, *(visitor.connection for visitor in parent.visitors.values())):
+            selector.register(source, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(min(60.0, parent.idle))]
+
+# %% ../../nbs/80_notebooks/03_warm.ipynb #e5a470c0
+def fork_kernel(parent: Parent, visitor: Visitor) -> Job | None:
+    "Fork a kernel in a session of its own and tell its launcher; returns the job in the fork."
+    job = Job(**json.loads(visitor.data), descriptors=visitor.descriptors)
+    reader, writer = os.pipe()
+    visitor.kernel = os.fork()
+    if not visitor.kernel:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (reader, writer, parent.lock):
+            os.close(number)
+        for other in parent.visitors.values():
+            other.connection.close() if other is visitor else other.close()
+        parent.listener.close()
+        return job
+    os.close(writer)
+    os.read(reader, 1)  # nothing comes; it ends when the child is in its own session
+    os.close(reader)
+    parent.kernels.add(visitor.kernel)
+    visitor.tell(pid=visitor.kernel)
+    return None
+
+# %% ../../nbs/80_notebooks/03_warm.ipynb #3f284b6a
+def hear(parent: Parent, source: socket.socket) -> Job | None:
+    "Let a launcher in, or listen to what it says; returns a job in the fork that is made for it."
+    if source is parent.listener:
+        connection = parent.listener.accept()[0]
+        parent.visitors[connection.fileno()] = Visitor(connection)
         return None
+    visitor = parent.visitors[source.fileno()]
+    try:
+        present = visitor.receive()
+    except OSError:
+        present = False
+    if not present:
+        parent.visitors.pop(source.fileno()).close()
+    elif parent.refusal:
+        visitor.tell(error=parent.refusal)
+    elif visitor.data.endswith(b"\n") and not visitor.kernel:
+        return fork_kernel(parent, visitor)
+    return None
 
-    def wait(self, bell: socket.socket) -> list[socket.socket]:
-        "Those of the sockets that have something to say; waits at most a minute."
-        with selectors.PollSelector() as selector:
-            for source in (bell, self.listener, *(visitor.connection for visitor in self.visitors.values())):
-                selector.register(source, selectors.EVENT_READ)
-            return [key.fileobj for key, _ in selector.select(min(60.0, self.idle))]
+# %% ../../nbs/80_notebooks/03_warm.ipynb #79338be1
+def reap(parent: Parent) -> None:
+    "Tell the launchers of kernels that have ended how they ended."
+    while parent.kernels:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        parent.kernels.discard(pid)
+        parent.used = time.monotonic()
+        for visitor in parent.visitors.values():
+            if visitor.kernel == pid:
+                visitor.tell(exit=os.waitstatus_to_exitcode(status))
 
-    def hear(self, source: socket.socket) -> Job | None:
-        "Let a launcher in, or listen to what it says; returns a job in the fork that is made for it."
-        if source is self.listener:
-            connection = self.listener.accept()[0]
-            self.visitors[connection.fileno()] = Visitor(connection)
-            return None
-        visitor = self.visitors[source.fileno()]
-        try:
-            present = visitor.receive()
-        except OSError:
-            present = False
-        if not present:
-            self.visitors.pop(source.fileno()).close()
-        elif self.refusal:
-            visitor.tell(error=self.refusal)
-        elif visitor.data.endswith(b"\n") and not visitor.kernel:
-            return self.fork(visitor)
-        return None
+# %% ../../nbs/80_notebooks/03_warm.ipynb #a98ca91c
+def serve(parent: Parent) -> Job | None:
+    "Fork for whoever asks. Returns the job in every fork, and None in the parent when nobody needs it any more."
+    bell, ring = socket.socketpair()
+    for end in (bell, ring, parent.listener):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)  # the end of a kernel rings the bell
+    packages, parent.used = fingerprint(parent.environment), time.monotonic()
+    while parent.kernels or (time.monotonic() - parent.used < parent.idle and fingerprint(parent.environment) == packages):
+        for source in wait_for_news(parent, bell):
+            if source is bell:
+                bell.recv(4096)
+                reap(parent)
+            elif job := hear(parent, source):
+                signal.set_wakeup_fd(-1)
+                for end in (bell, ring):
+                    end.close()
+                return job
+    os.unlink(parent.listener.getsockname())
+    return None
 
-    def fork(self, visitor: Visitor) -> Job | None:
-        "Fork a kernel in a session of its own and tell its launcher; returns the job in the fork."
-        job = Job(**json.loads(visitor.data), descriptors=visitor.descriptors)
-        reader, writer = os.pipe()
-        visitor.kernel = os.fork()
-        if not visitor.kernel:
-            os.setsid()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for number in (reader, writer, self.lock):
-                os.close(number)
-            for other in self.visitors.values():
-                other.connection.close() if other is visitor else other.close()
-            self.listener.close()
-            return job
-        os.close(writer)
-        os.read(reader, 1)  # nothing comes; it ends when the child is in its own session
-        os.close(reader)
-        self.kernels.add(visitor.kernel)
-        visitor.tell(pid=visitor.kernel)
-        return None
-
-    def reap(self) -> None:
-        "Tell the launchers of kernels that have ended how they ended."
-        while self.kernels:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            self.kernels.discard(pid)
-            self.used = time.monotonic()
-            for visitor in self.visitors.values():
-                if visitor.kernel == pid:
-                    visitor.tell(exit=os.waitstatus_to_exitcode(status))
-
-# %% ../../nbs/80_notebooks/03_warm.ipynb #35828887
+# %% ../../nbs/80_notebooks/03_warm.ipynb #522b3e27
 def main(listener: int, lock: int) -> None:
     "Be a parent on a socket that is already open, until nobody needs it; in each fork, be a kernel."
     if os.fork():
@@ -251,7 +256,7 @@ def main(listener: int, lock: int) -> None:
     gc.collect()
     gc.freeze()
     minutes = float(environment.get("LLMOPS_WARM_IDLE_MINUTES") or 15)
-    job = Parent(socket.socket(fileno=listener), lock, environment, minutes * 60, refusal).serve()
+    job = serve(Parent(socket.socket(fileno=listener), lock, environment, minutes * 60, refusal))
     if job:
         become_kernel(job)
 

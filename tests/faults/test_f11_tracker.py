@@ -9,11 +9,11 @@ from conftest import llmops
 from harness import NIGHTLY, notebook, start, times, told, wait_for
 from standin import Service
 
+pytestmark = pytest.mark.slow
+
 KEY, ROWS = "0123456789abcdef0123456789abcdef01234567", 40
 BODY = f"""
 import os, time, pathlib
-
-pytestmark = pytest.mark.slow
 root = pathlib.Path(os.environ['LLMOPS_WORKSPACE'])
 for step in range({ROWS}):
     stage.log(step=step, loss=1 / (step + 1))
