@@ -1,6 +1,6 @@
 """Start to first cell: plain papermill with the ordinary kernel, papermill with a warm one, and our engine with a warm one; and what warm kernels cost in memory.
 
-    python benchmarks/warm_start.py [--repeats 5]
+    python benchmarks/warm_start.py [--repeats 5] [--only memory]
 
 Each repetition is a fresh process that executes a notebook; the three alternate. Two times to the end of the notebook's first cell: from the call that executes it, when papermill has been imported (that is
 the kernel's share), and from the start of the process. All must have put out the same before anything is timed.
@@ -45,7 +45,7 @@ def execute(notebook: Path, way: str) -> tuple[float, float, float, list]:
     called = float(done.stdout.split()[0])
     cells = [cell for cell in json.loads(target.read_text())["cells"] if cell["source"] and "parameters" not in cell["metadata"].get("tags", [])]
     reached = float("".join(cells[-1]["outputs"][0]["text"]))
-    return reached - called, reached - started, ended - started, [output for output in cells[0]["outputs"] if output["output_type"] != "stream"]
+    return reached - called, reached - started, ended - started, ["".join(output["data"]["text/plain"]) for output in cells[0]["outputs"] if output["output_type"] != "stream"]
 
 
 def line(values: list[float]) -> str:
@@ -76,34 +76,43 @@ def show_memory() -> None:
     print(f"\nmemory (USS): the parent alone {own_megabytes(parent):.0f} MB, each of 3 forks beyond it {statistics.median(forks):.0f} MB, an ordinary kernel with the same imports {ordinary:.0f} MB")
 
 
+def compare(what: str, notebook: Path, repeats: int) -> None:
+    "Check that all ways put out the same, alternate them, print medians and spread."
+    cold = execute(notebook, "papermill, warm kernel")
+    assert all(execute(notebook, way)[3] == cold[3] for way in WAYS), "the kernels put out different things"
+    times: dict[str, list[tuple]] = {way: [] for way in WAYS}
+    for _ in range(repeats):
+        for way, seen in times.items():
+            seen.append(execute(notebook, way)[:3])
+    print(f"\n{what} (load {os.getloadavg()[0]:.1f}; the first one, which started the parent: {cold[0]:.2f} s from the call)")
+    for way, seen in times.items():
+        called, started, total = zip(*seen)
+        print(f"  {way:27} first cell: from the call {line(called)}   from the start {line(started)}   in all {line(total)}")
+    usual, ours = times["papermill, ordinary kernel"], times["our engine, warm kernel"]
+    ratios = [statistics.median(one[column] / two[column] for one, two in zip(usual, ours)) for column in range(3)]
+    print("  papermill with the ordinary kernel : ours = " + ", ".join(f"{ratio:.1f}" for ratio in ratios) + " (medians of the pairs, same columns)", flush=True)
+
+
 def main() -> None:
     "Check, time, print."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", default="", help="one of the notebooks, or 'memory'")
+    given = parser.parse_args()
     names = ("torch", "transformers", "papermill", "jupyter_client", "ipykernel")
     print(platform.platform(), f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()},", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+    from llmops_nb.notebooks.provisioner import stop_parents
+
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="b") as place:
         os.environ["LLMOPS_WARM_FOLDER"] = f"{place}/w"
-        for what, code in CELLS.items():
-            notebook = write_notebook(Path(place) / "work.ipynb", code)
-            cold = execute(notebook, "papermill, warm kernel")
-            assert all(execute(notebook, way)[3] == cold[3] for way in WAYS), "the kernels put out different things"
-            times: dict[str, list[tuple]] = {way: [] for way in WAYS}
-            for _ in range(repeats):
-                for way, seen in times.items():
-                    seen.append(execute(notebook, way)[:3])
-            print(f"\n{what} (load {os.getloadavg()[0]:.1f}; the first one, which started the parent: {cold[0]:.2f} s from the call)")
-            for way, seen in times.items():
-                called, started, total = zip(*seen)
-                print(f"  {way:27} first cell: from the call {line(called)}   from the start {line(started)}   in all {line(total)}")
-            usual, ours = times["papermill, ordinary kernel"], times["our engine, warm kernel"]
-            ratios = [statistics.median(one[column] / two[column] for one, two in zip(usual, ours)) for column in range(3)]
-            print("  papermill with the ordinary kernel : ours = " + ", ".join(f"{ratio:.1f}" for ratio in ratios) + " (medians of the pairs, same columns)")
-        show_memory()
-        from llmops_nb.notebooks.provisioner import stop_parents
-
-        stop_parents()
+        try:
+            for what, code in CELLS.items():
+                if given.only in ("", what):
+                    compare(what, write_notebook(Path(place) / "work.ipynb", code), given.repeats)
+            if given.only in ("", "memory"):
+                show_memory()
+        finally:
+            stop_parents()
 
 
 if __name__ == "__main__":

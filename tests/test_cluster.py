@@ -225,7 +225,9 @@ def test_shards_are_prepared_and_answered_as_in_one_process(tmp_path: Path, node
     for number in range(3):
         write_lines(tmp_path / "some" / f"{number}.jsonl", clean[number * 20:(number + 1) * 20])
     found = answer_with_ray(tmp_path / "some", "builtin:tiny", max_new_tokens=12)
-    assert found == answer_all(load_model("builtin:tiny"), ask_plainly([record["text"] for record in read_lines(tmp_path / "clean.jsonl")[:60]]), 12)
+    alone = answer_all(load_model("builtin:tiny"), ask_plainly([record["text"] for record in read_lines(tmp_path / "clean.jsonl")[:60]]), 12)
+    assert [(a.text, a.tokens_in, a.tokens_out, a.finish, a.error) for a in found] == [(a.text, a.tokens_in, a.tokens_out, a.finish, a.error) for a in alone]
+    assert [a.logprob for a in found] == pytest.approx([a.logprob for a in alone], abs=1e-3)
 
 
 def test_two_workers_train_the_model_that_one_would(tmp_path: Path, nodes: Nodes):

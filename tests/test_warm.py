@@ -247,6 +247,17 @@ def test_an_idle_parent_ends(start, folder: Path):
     assert until(lambda: is_gone(parent.pid), 10)
 
 
+def test_only_the_parents_used_last_are_kept(start, monkeypatch):
+    monkeypatch.setenv("LLMOPS_WARM_MODULES", "json")
+    parents = []
+    for number in range(provisioner.KEEP + 2):
+        manager, _ = start(env={**os.environ, "PYTHONHASHSEED": str(100 + number)})
+        parents.append(parent_of(manager))
+        if number:
+            manager.shutdown_kernel(now=True)
+    assert until(lambda: is_gone(parents[1].pid)) and parents[-1].is_running() and parents[0].is_running(), "the first one still has a kernel"
+
+
 LAUNCHER = "from jupyter_client.manager import start_new_kernel\nimport time\nmanager, client = start_new_kernel(kernel_name='llmops')\n" \
            "client.execute('import subprocess; subprocess.Popen([\"sleep\", \"99\"]); import time; time.sleep(99)')\ntime.sleep(0.5)\nprint(manager.provisioner.pid, manager.provisioner.folder, flush=True)\ntime.sleep(99)"
 

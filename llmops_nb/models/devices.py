@@ -108,6 +108,6 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", required=empty, default=None if empty else parameter.default, type=str if empty else type(parameter.default))
     train_together(**vars(parser.parse_args()))
 
-# %% ../../nbs/30_models/13_devices.ipynb #d599d673
-if __name__ == "__main__":
+# %% ../../nbs/30_models/13_devices.ipynb #64290c7d
+if __name__ == "__main__" and "__file__" in globals():
     main()

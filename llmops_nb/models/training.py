@@ -49,7 +49,7 @@ class Settings:
     patience: int = 0  # stop after so many evaluations without a new best; 0 = never
     seed: int = 7
 
-# %% ../../nbs/30_models/06_training.ipynb #0bbee559
+# %% ../../nbs/30_models/06_training.ipynb #91841d0d
 def settle(settings: Settings, labels: int,  # different first lines among the answers
            examples: int, replies: bool = False) -> Settings:  # replies: answers have more than one line
     "The settings with every zero replaced by a value that suits the data. Raises BadInput for a method or number that makes no sense."
@@ -61,7 +61,7 @@ def settle(settings: Settings, labels: int,  # different first lines among the a
         raise BadInput(f"settings out of range: dropout and word_dropout are at least 0 and below 1, rank is at least 1, epochs and "
                        f"learning_rate are not negative; got {asdict(settings)}")
     free = labels > examples / 2  # no list of labels: every answer begins differently
-    lines = settings.label_epochs if settings.label_epochs >= 0 else min(6, 2 + labels // 9) if replies and not free else 0
+    lines = settings.label_epochs if settings.label_epochs >= 0 else min(6, 1 + labels // 9) if replies and not free else 0
     return replace(settings, label_epochs=lines, epochs=settings.epochs or (3 if free else 1 if lines else min(5, 1 + labels // 18)), alpha=settings.alpha or settings.rank,
                    learning_rate=settings.learning_rate or (3e-3 if settings.method == "full" else 4e-3), batch_tokens=settings.batch_tokens or 1024)
 

@@ -90,12 +90,12 @@ def installed_versions(name: str, without: frozenset[str] = frozenset({"dev", "a
         waiting |= requirements(distribution, wanted[1]) - seen
     return dict(sorted(found.items()))
 
-# %% ../../nbs/80_notebooks/02_cache.ipynb #005fee55
+# %% ../../nbs/80_notebooks/02_cache.ipynb #8dd28174
 @functools.cache
 def dependencies() -> dict[str, str]:
     "The installed versions of Python and of every distribution that this library needs, directly or not."
     memory = shared_memory()
-    folders = [Path(name) for name in sys.path if name and Path(name).is_dir() and any(Path(name).glob("*-info"))]
+    folders = [Path(name) for name in sys.path if name and memory.look(Path(name)) and any(Path(name).glob("*-info"))]
     states = digest_value([platform.python_version(), *[[str(folder), memory.look(folder)] for folder in folders]])
     found = memory.recall(folders[-1], f"distributions {states}", lambda: installed_versions("llmops_nb")) if folders else installed_versions("llmops_nb")
     return {"python": platform.python_version(), **found}

@@ -129,7 +129,7 @@ def settle(stderr: Any, stdout: Any) -> None:
     if matplotlib := sys.modules.get("matplotlib"):
         matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
 
-# %% ../../nbs/80_notebooks/03_fork.ipynb #f176694f
+# %% ../../nbs/80_notebooks/03_fork.ipynb #2c0a9979
 KERNEL_ENDS = {"process": 0, "code": 1}  # which process is a forked kernel, and the exit code it will have
 
 
@@ -138,7 +138,7 @@ def finish() -> None:
     if os.getpid() == KERNEL_ENDS["process"]:
         gc.collect()
         for thing in gc.get_objects():
-            if isinstance(thing, io.IOBase):
+            if issubclass(type(thing), io.IOBase):  # not isinstance, which some objects answer with code of their own
                 with suppress(OSError, ValueError):
                     thing.flush()
         os._exit(KERNEL_ENDS["code"])

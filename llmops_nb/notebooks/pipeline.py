@@ -69,7 +69,7 @@ def notice_of(workspace: Workspace, steps: list[Step]) -> str:
     shown = any(workspace.policy().get(name, {}).get("demonstration") for name in names)
     return NOTE if shown else ""
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #54268574
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #1d1bdd59
 def describe(bench: Bench, steps: list[Step]) -> list[dict]:
     "One entry a stage, for the index and for `llmops status`."
     entries = []
@@ -77,7 +77,7 @@ def describe(bench: Bench, steps: list[Step]) -> list[dict]:
         row, folder = latest_stage(bench.ledger, bench.run, step.name), bench.folder(step)
         result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
         entries.append(dict(folder=step.stem, question=question_of(read_json(step.declared.template))[1], status=row["status"] if row else "not run", seconds=(row or {}).get("seconds") or 0.0,
-                            error=(row or {}).get("error", ""), metrics=result.get("metrics", []), gates=result.get("gates", []), report=(folder / "report.html").exists()))
+                            error=(row or {}).get("error", ""), metrics=result.get("metrics", []), gates=result.get("gates", []), report=(folder / "report.html").exists(), kept=bench.kept.get(step.stem, "")[:16].replace("T", " ")))
     return entries
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #affc0f19

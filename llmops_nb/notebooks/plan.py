@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Step', 'make_steps', 'choose', 'governed', 'parts_of', 'State', 'state_of', 'preflight', 'check_writable']
 
-# %% ../../nbs/80_notebooks/09_plan.ipynb #635cbadf
+# %% ../../nbs/80_notebooks/09_plan.ipynb #e80b1ca8
 import json
 import os
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from ..ground.stage import Declaration, declaration, find_artifact, find_templat
 from ..ground.store import Store
 from .cache import changes, key_parts
 from .parameters import assign, parameters_of
-from .receipt import engine_key, read_receipt, verify_receipt
+from .receipt import engine_key, verify_receipt
 
 # %% ../../nbs/80_notebooks/09_plan.ipynb #176b64c7
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class State:
     @property
     def key(self) -> str: return digest_value(self.parts)
 
-# %% ../../nbs/80_notebooks/09_plan.ipynb #8a1b1d4f
+# %% ../../nbs/80_notebooks/09_plan.ipynb #6b0d13f7
 def state_of(step: Step, run: str, workspace: Workspace, ledger: Ledger, store: Store) -> State:
     "Whether the result of a step is still good, else what changed."
     parts, folder = parts_of(step, run, workspace, ledger), workspace.runs / run / step.stem
@@ -108,11 +108,14 @@ def state_of(step: Step, run: str, workspace: Workspace, ledger: Ledger, store: 
     if last["id"] != row["id"] and last["status"] not in ("done", "cached"):
         return State(step, parts, None, [f"its last execution ended with: {last['status'].replace('_', ' ')}"])
     try:
-        verify_receipt(folder / "receipt.json", [engine_key(workspace).public_hex], store)
+        facts = verify_receipt(folder / "receipt.json", [engine_key(workspace).public_hex], store)["predicate"]
+        lost = [f"{name} is not whole in the store: {missing} is missing or has another size" for name, digest in {**facts["outputs"], **facts["observed"]}.items() if (missing := store.lacks(digest))]
     except (IntegrityError, BadInput) as error:
         return State(step, parts, None, [str(error)])
+    if lost:
+        return State(step, parts, None, lost)
     if row["key"] != digest_value(parts):
-        return State(step, parts, None, changes(read_receipt(folder / "receipt.json")["predicate"]["parts"], parts) or ["its last result was made under another key"])
+        return State(step, parts, None, changes(facts["parts"], parts) or ["its last result was made under another key"])
     return State(step, parts, row, [])
 
 # %% ../../nbs/80_notebooks/09_plan.ipynb #44cb05cb

@@ -39,11 +39,13 @@ def rows_of(shard: str | Path) -> list[dict]:
         return pyarrow.parquet.read_table(shard).to_pylist()
     return [json.loads(line) for line in Path(shard).read_bytes().split(b"\n") if line.strip()]
 
-# %% ../../nbs/80_notebooks/23_shards.ipynb #47602842
-def change_shard(batch: dict[str, Any], change: Callable[[list[dict]], Iterable[Any]]) -> dict[str, list[str]]:  # batch: {"shard": paths}
-    "The results of the shards in a batch, as canonical JSON."
+# %% ../../nbs/80_notebooks/23_shards.ipynb #6b105914
+def change_shard(batch: dict[str, Any], change: Callable[[list[dict]], Iterable[Any]]) -> Any:  # batch: {"shard": paths}
+    "The results of the shards in a batch, as an Arrow table with one column of canonical JSON, `line`."
+    import pyarrow
+
     results = [result for shard in batch["shard"] for result in change(rows_of(str(shard)))]
-    return {"line": [canonical_json(result).decode() for result in results]}
+    return pyarrow.table({"line": pyarrow.array([canonical_json(result).decode() for result in results], pyarrow.large_string())})
 
 # %% ../../nbs/80_notebooks/23_shards.ipynb #5e4cf3f6
 def each(change: Callable[[dict], Any], rows: list[dict]) -> Iterator[Any]:
@@ -98,7 +100,7 @@ def prepare_with_ray(
     write_lines(target, records())
     return kept
 
-# %% ../../nbs/80_notebooks/23_shards.ipynb #570ff6a2
+# %% ../../nbs/80_notebooks/23_shards.ipynb #3dab2ba5
 class Answerer:
     "A worker that holds a model and answers the texts of shards."
 
@@ -116,7 +118,7 @@ class Answerer:
         answers = answer_all(self.loaded, ask_plainly([row["text"] for row in rows]), self.limit, self.choices)
         return [{"text": a.text, "tokens_in": a.tokens_in, "tokens_out": a.tokens_out, "logprob": a.logprob, "finish": a.finish, "error": a.error} for a in answers]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, Any]) -> Any:
         "The answers to all texts of the shards in a batch."
         return change_shard(batch, self.answer)
 

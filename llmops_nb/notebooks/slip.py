@@ -36,7 +36,7 @@ class Request:
     start: str
     until: str
 
-# %% ../../nbs/80_notebooks/09_slip.ipynb #ac87e97d
+# %% ../../nbs/80_notebooks/09_slip.ipynb #64dd23eb
 def watched(workspace: Workspace, run: str, stems: Iterable[str]) -> list[Path]:
     "The files and folders, beside those that the memory has seen, on which the judgement of a run depends."
     from llmops_nb.ground.stage import templates_folder
@@ -44,7 +44,7 @@ def watched(workspace: Workspace, run: str, stems: Iterable[str]) -> list[Path]:
     library = [path for path in [PACKAGE, *PACKAGE.rglob("*")] if "__pycache__" not in path.parts]
     names = workspace.section("workspace")
     own = [workspace.root / name for name in ("settings.ini", names["policy"], names["objectives"], "templates")] + [templates_folder(), workspace.private / "id", engine_file(workspace)]
-    shown = [workspace.runs / run / stem / name for stem in stems for name in ("receipt.json", "notebook.ipynb", "result.json", "report.html")]
+    shown = [workspace.runs / run / stem / name for stem in stems for name in ("receipt.json", "notebook.ipynb", "result.json")]
     return [*library, *own, *shown]
 
 # %% ../../nbs/80_notebooks/09_slip.ipynb #3811196f
@@ -75,17 +75,17 @@ def slip_path(workspace: Workspace, request: Request) -> Path:
     "Where the slip for a request is."
     return cache_folder() / "slips" / f"{digest_value([str(workspace.root), asdict(request)])[:32]}.json"
 
-# %% ../../nbs/80_notebooks/09_slip.ipynb #aabc6c42
+# %% ../../nbs/80_notebooks/09_slip.ipynb #fafa3253
 def keep_slip(workspace: Workspace, request: Request, stems: list[str], text: str) -> bool:
     "Leave a slip for a request whose stages, by template name, were all found good; `text` is the answer. False when it is too early or not possible."
     seen, books = dict(shared_memory().seen), books_state(workspace, request.run)
     memory = Memory(Path(), seen=seen)
     for path in watched(workspace, request.run, stems):
         memory.look(path)
-    index = workspace.runs / request.run / "index.html"
+    index, reports = workspace.runs / request.run / "index.html", [str(workspace.runs / request.run / stem / "report.html") for stem in stems]
     if not books or "://" in workspace.address("store") or not index.is_file() or not all(settled(state) for state in seen.values() if state):
         return False
-    slip = {"files": seen, "books": books, "surroundings": surroundings(), "index": digest_file(index), "public": engine_key(workspace).public_hex, "stems": stems, "text": text}
+    slip = {"files": seen, "books": books, "surroundings": surroundings(), "index": digest_file(index), "reports": reports, "public": engine_key(workspace).public_hex, "stems": stems, "text": text}
     data = json.dumps(slip).encode()
     with suppress(LlmopsError, OSError):
         write_atomic(slip_path(workspace, request), digest_bytes(data).encode() + b"\n" + data)
@@ -110,7 +110,7 @@ def proven(workspace: Workspace, run: str, stems: list[str], public: str) -> boo
             return False
     return True
 
-# %% ../../nbs/80_notebooks/09_slip.ipynb #6d184aa8
+# %% ../../nbs/80_notebooks/09_slip.ipynb #3ab338f1
 def read_slip(workspace: Workspace, request: Request) -> Slip | None:
     "The answer to a request if nothing that it depends on has changed and every receipt holds, else None."
     try:
@@ -118,7 +118,7 @@ def read_slip(workspace: Workspace, request: Request) -> Slip | None:
         slip = json.loads(data) if digest.decode() == digest_bytes(data) else {}
         memory = Memory(Path())
         same = slip and slip["surroundings"] == surroundings() and all(memory.look(Path(path)) == state for path, state in slip["files"].items())
-        same = same and slip["books"] == books_state(workspace, request.run) and slip["index"] == digest_file(workspace.runs / request.run / "index.html")
+        same = same and all(Path(path).is_file() for path in slip["reports"]) and slip["books"] == books_state(workspace, request.run) and slip["index"] == digest_file(workspace.runs / request.run / "index.html")
         return Slip(slip["stems"], slip["text"]) if same and proven(workspace, request.run, slip["stems"], slip["public"]) else None
     except (LlmopsError, OSError, ValueError, KeyError):
         return None

@@ -35,14 +35,14 @@ class Proof:
         "Everything that the stage wrote or measured, by name."
         return {**self.facts.get("outputs", {}), **self.facts.get("observed", {})}
 
-# %% ../../nbs/80_notebooks/15_trace.ipynb #16697bd4
+# %% ../../nbs/80_notebooks/15_trace.ipynb #9a15932f
 def result_problems(folder: Path, facts: dict[str, Any]) -> list[str]:
     "What a stage's result.json says that its receipt does not."
-    expected = {"status": "done", "waiting": "", **{name: facts[name] for name in ("stage", "run", "parameters", "inputs", "outputs", "observed", "metrics", "gates")}}
+    expected = {"status": "done", "waiting": "", "exploratory": False, **{name: facts[name] for name in ("stage", "run", "parameters", "inputs", "outputs", "observed", "metrics", "gates")}}
     try:
         said = read_json(folder / "result.json") if (folder / "result.json").exists() else expected
-        wrong = [name for name, value in expected.items() if said.get(name) != value]
-    except (BadInput, AttributeError):
+        wrong = sorted(name for name in set(expected) | set(said) if name not in said or name not in expected or said[name] != expected[name])
+    except (BadInput, TypeError):
         wrong = ["content, which cannot be read,"]
     return [f"{folder.name}/result.json was changed after the run: its {name} is not the receipt's" for name in wrong]
 

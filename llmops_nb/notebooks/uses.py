@@ -92,8 +92,8 @@ class Library:
             self.edges[place] = sorted(uses | {(name, "") for name in around if self.path(name)})
         return self.edges[place]
 
-# %% ../../nbs/80_notebooks/01_uses.ipynb #08311112
-VERSION = 1  # of the way symbols are read; facts remembered under another one are read again
+# %% ../../nbs/80_notebooks/01_uses.ipynb #0e0c7088
+VERSION = 2  # of the way symbols are read; facts remembered under another one are read again
 
 # %% ../../nbs/80_notebooks/01_uses.ipynb #cfe54f55
 def revive(facts: dict) -> Symbols:

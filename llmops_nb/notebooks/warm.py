@@ -31,12 +31,13 @@ from typing import Any
 from . import fork
 from .fork import Job, become_kernel, finish, show_name
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #2a1ceb4e
+# %% ../../nbs/80_notebooks/03_warm.ipynb #8526c152
 KERNEL = ("ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.debugger", "IPython.core.completerlib", "IPython.core.oinspect", "IPython.extensions.storemagic",
           "sqlite3", "tornado.platform.asyncio", "tornado.queues", "encodings.latin_1", "tqdm.auto")  # tqdm draws widgets if ipykernel was imported before it
 HEAVY = ("torch", "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers",
          "transformers.generation", "torch._inductor.config", "datasets", "peft", "wandb", "pandas", "seaborn", "matplotlib.pyplot", "evaluate", "accelerate", "safetensors.torch", "scipy.stats",
-         "sqlalchemy.dialects.sqlite", "cryptography.hazmat.primitives.asymmetric.ed25519", "jinja2.sandbox", "fsspec.implementations.local", "psutil", "httpx", "pydantic")
+         "scipy.sparse", "sacrebleu.metrics", "rensa", "py3langid.langid", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "matplotlib.backends.backend_agg", "sqlalchemy.dialects.postgresql",
+         "sqlalchemy.dialects.sqlite", "cryptography.hazmat.primitives.asymmetric.ed25519", "jinja2.sandbox", "fsspec.implementations.local", "psutil", "httpx", "pydantic", "fastapi", "uvicorn", "prometheus_client")
 
 # %% ../../nbs/80_notebooks/03_warm.ipynb #513fe498
 LOAD_TIME = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "VECLIB_", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "HF_HUB_", "HF_DATASETS_", "HF_HOME", "HF_ENDPOINT",
@@ -149,15 +150,15 @@ class Parent:
     kernels: set[int] = field(default_factory=set)
     used: float = 0.0  # when its last kernel ended
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #5a37d75d
+# %% ../../nbs/80_notebooks/03_warm.ipynb #3f14daad
 def wait_for_news(parent: Parent, bell: socket.socket) -> list[socket.socket]:
     "Those of the sockets that have something to say; waits at most a minute."
     with selectors.PollSelector() as selector:
         for source in (bell, parent.listener, *(visitor.connection for visitor in parent.visitors.values())):
             selector.register(source, selectors.EVENT_READ)
-        return [key.fileobj for key, _ in selector.select(min(60.0, parent.idle))]
+        return [key.fileobj for key, _ in selector.select(min(60.0, max(parent.idle, 0.5)))]
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #e5a470c0
+# %% ../../nbs/80_notebooks/03_warm.ipynb #acee28c4
 def fork_kernel(parent: Parent, visitor: Visitor) -> Job | None:
     "Fork a kernel in a session of its own and tell its launcher; returns the job in the fork."
     job = Job(**json.loads(visitor.data), descriptors=visitor.descriptors)
@@ -165,7 +166,8 @@ def fork_kernel(parent: Parent, visitor: Visitor) -> Job | None:
     visitor.kernel = os.fork()
     if not visitor.kernel:
         os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
         for number in (reader, writer, parent.lock):
             os.close(number)
         for other in parent.visitors.values():
@@ -176,6 +178,7 @@ def fork_kernel(parent: Parent, visitor: Visitor) -> Job | None:
     os.read(reader, 1)  # nothing comes; it ends when the child is in its own session
     os.close(reader)
     parent.kernels.add(visitor.kernel)
+    os.utime(parent.lock)  # used now
     visitor.tell(pid=visitor.kernel)
     return None
 
@@ -212,13 +215,14 @@ def reap(parent: Parent) -> None:
             if visitor.kernel == pid:
                 visitor.tell(exit=os.waitstatus_to_exitcode(status))
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #a98ca91c
+# %% ../../nbs/80_notebooks/03_warm.ipynb #9ce3e375
 def serve(parent: Parent) -> Job | None:
     "Fork for whoever asks. Returns the job in every fork, and None in the parent when nobody needs it any more."
     bell, ring = socket.socketpair()
     for end in (bell, ring, parent.listener):
         end.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGUSR1, lambda number, frame: setattr(parent, "idle", 0.0))  # others are needed more
     signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)  # the end of a kernel rings the bell
     packages, parent.used = fingerprint(parent.environment), time.monotonic()
     while parent.kernels or (time.monotonic() - parent.used < parent.idle and fingerprint(parent.environment) == packages):
@@ -234,11 +238,12 @@ def serve(parent: Parent) -> Job | None:
     os.unlink(parent.listener.getsockname())
     return None
 
-# %% ../../nbs/80_notebooks/03_warm.ipynb #522b3e27
+# %% ../../nbs/80_notebooks/03_warm.ipynb #79543bb3
 def main(listener: int, lock: int) -> None:
     "Be a parent on a socket that is already open, until nobody needs it; in each fork, be a kernel."
     if os.fork():
         os._exit(0)  # the launcher waits for this one; the parent belongs to nobody
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # not before it can be heard
     os.write(lock, str(os.getpid()).encode())
     atexit.register(finish)
     show_name("llmops-warm")

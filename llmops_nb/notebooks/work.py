@@ -6,7 +6,7 @@
 __all__ = ['Listener', 'WITHHELD', 'WARM', 'NOTE', 'Order', 'kernel_environment', 'perform', 'judge_result', 'clear_folder',
            'Begun', 'Bench', 'adopt', 'take_over', 'reclaim', 'LocalExecutor']
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #1b3d17d6
+# %% ../../nbs/80_notebooks/10_work.ipynb #8bba6ea4
 import os
 import shutil
 import time
@@ -27,7 +27,7 @@ from ..ground.store import Store
 from .kernel import execute_notebook, stop_kernels
 from .plan import State, Step
 from .receipt import engine_key, receipt_facts, verify_receipt, write_receipt
-from .report import write_report
+from .report import KEPT, mark_kept, write_report
 
 # %% ../../nbs/80_notebooks/10_work.ipynb #212afccb
 Listener = Callable[[dict[str, Any]], None]  # told {"event": "start" | "cell" | "output" | "end", "stage": …}
@@ -110,7 +110,7 @@ class Begun:
     order: Order | None  # None for one that was executed earlier
     started: float  # time.monotonic()
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #e3aeccc9
+# %% ../../nbs/80_notebooks/10_work.ipynb #3b9a96bf
 @dataclass
 class Bench:
     "Where the stages of one run are executed and entered in the books."
@@ -122,6 +122,7 @@ class Bench:
     notice: str = ""  # what every report of the run says on top
     writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "pages"))
     pages: list[Future] = field(default_factory=list)  # being written
+    kept: dict[str, str] = field(default_factory=dict)  # stages that were not executed again, and when they had been
 
     def later(self, write: Callable, *words: Any) -> None:
         "Write a page for people while the next stage is already at work; receipts and books never wait for pages."
@@ -183,10 +184,13 @@ class Bench:
             self.later(write_report, folder, status, self.notice)
 
     def refresh(self, step: Step) -> None:
-        "Write a kept stage's report again where its note on top is no longer the right one."
-        path = self.folder(step) / "report.html"
-        if not path.exists() or (NOTE in path.read_text(encoding="utf-8")) != bool(self.notice):
+        "Say on a kept stage's report from when it is, and write it again where its note on top is no longer the right one."
+        path, self.kept[step.stem] = self.folder(step) / "report.html", latest_stage(self.ledger, self.run, step.name)["ended"]
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not text or (NOTE in text) != bool(self.notice):
             self.later(write_report, self.folder(step), "done", self.notice)
+        if KEPT not in text or (NOTE in text) != bool(self.notice):
+            self.later(mark_kept, self.folder(step), self.kept[step.stem])
 
 # %% ../../nbs/80_notebooks/10_work.ipynb #1f57ad7e
 def adopt(bench: Bench, state: State) -> str:

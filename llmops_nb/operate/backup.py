@@ -6,7 +6,7 @@
 __all__ = ['LEFT_OUT', 'Choice', 'choose_files', 'copy_file', 'Snapshot', 'parts_elsewhere', 'take_snapshot', 'list_snapshots',
            'backup_folder', 'name_now', 'prune_snapshots', 'open_snapshot', 'restore_snapshot', 'copy_plain']
 
-# %% ../../nbs/70_operate/05_backup.ipynb #bc5b599b
+# %% ../../nbs/70_operate/05_backup.ipynb #aa4e6c6b
 import os
 import shutil
 import sqlite3
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ground.audit import workspace_id
-from ..ground.core import BadInput, IntegrityError, check_name, digest_file, read_json, sync_folder, temporary_name, write_json
+from ..ground.core import BadInput, IntegrityError, check_name, digest_file, digest_value, read_json, sync_folder, temporary_name, write_json
 from ..ground.settings import Workspace, home
 from ..ground.store import check_inside
 from .seal import open_file, read_key_file, seal_file
@@ -97,7 +97,7 @@ def parts_elsewhere(workspace: Workspace) -> dict[str, str]:
     inside = lambda address: (address.startswith("sqlite:///") or "://" not in address) and Path(address.removeprefix("sqlite:///")).is_relative_to(workspace.root)
     return {name: advice[name] for name in ("ledger", "store") if not inside(workspace.address(name))}
 
-# %% ../../nbs/70_operate/05_backup.ipynb #df7ece2a
+# %% ../../nbs/70_operate/05_backup.ipynb #1cca4cd0
 def take_snapshot(workspace: Workspace, target: str | Path,  # folder that holds the snapshots
                   name: str, key_file: str | Path = "", without: Iterable[str] = ()) -> Snapshot:  # key_file: "" = not sealed
     "A snapshot under target/name. Raises BadInput when the name is taken or the folder cannot be written."
@@ -119,7 +119,7 @@ def take_snapshot(workspace: Workspace, target: str | Path,  # folder that holds
                 seal_file(plain, half / "files" / files[relative]["as"], key, relative)
                 plain.unlink()
         manifest = {"format": 1, "name": name, "created": datetime.now(UTC).isoformat(), "sealed": key is not None, "files": files, "left_out": choice.left_out, "elsewhere": parts_elsewhere(workspace)}
-        write_json(half / "manifest.json", manifest)
+        write_json(half / "manifest.json", manifest | {"digest": digest_value(manifest)})
         if key:
             seal_file(half / "manifest.json", half / "manifest.sealed", key, "manifest")
             (half / "manifest.json").unlink()
@@ -161,7 +161,7 @@ def prune_snapshots(target: str | Path, keep: int) -> list[str]:
         shutil.rmtree(gone)
     return list_snapshots(target)
 
-# %% ../../nbs/70_operate/05_backup.ipynb #1dec4d97
+# %% ../../nbs/70_operate/05_backup.ipynb #c4c5c4d2
 def open_snapshot(path: str | Path, key_file: str | Path = "") -> Snapshot:
     "A snapshot with its manifest read and its list of files checked. Raises IntegrityError naming a missing or additional file, BadInput where there is no snapshot or no key."
     path = Path(path)
@@ -179,6 +179,8 @@ def open_snapshot(path: str | Path, key_file: str | Path = "") -> Snapshot:
             opened.unlink(missing_ok=True)
     else:
         manifest = read_json(path / "manifest.json")
+    if manifest.pop("digest", "") != digest_value(manifest):
+        raise IntegrityError(f"{path}: its manifest was changed. Use another snapshot.")
     expected = {check_inside(entry.get("as", name)): check_inside(name) for name, entry in manifest["files"].items()}
     there = {found.relative_to(path / "files").as_posix() for found in (path / "files").rglob("*") if found.is_file() or found.is_symlink()}
     for name in sorted(there ^ set(expected)):

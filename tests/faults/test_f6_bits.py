@@ -107,7 +107,7 @@ def kept_audit(folder: Path, name: str) -> tuple[Path, Callable]:
 
 KINDS = {"stored file": (kept_in_store, "blobs"), "manifest": (kept_in_store, "manifests"), "receipt": (kept_receipt, "receipt.json"), "notebook": (kept_receipt, "notebook.ipynb"),
          "weights of a checkpoint": (kept_checkpoint, "weights.safetensors"), "optimizer of a checkpoint": (kept_checkpoint, "optimizer.safetensors"),
-         "manifest of a checkpoint": (kept_checkpoint, "MANIFEST.json"), "snapshot": (kept_snapshot, "files/data.txt"), "served package": (kept_package, "material.json"),
+         "manifest of a checkpoint": (kept_checkpoint, "MANIFEST.json"), "snapshot": (kept_snapshot, "files/data.txt"), "manifest of a snapshot": (kept_snapshot, "manifest.json"), "served package": (kept_package, "material.json"),
          "sign-off": (kept_signoff, "signoff.json"), "audit log": (kept_audit, "entries.jsonl")}
 
 

@@ -46,8 +46,8 @@ def answer(kind: str, folder: Path | None, tell: Callable[[int], None]) -> dict:
     "Answers to many messages, noted in a journal."
     loaded = load_model("builtin:tiny")
     kept = replace(loaded, journal=Journal(folder / "answers.jsonl")) if folder else loaded
-    messages = [f"{text} ({number})" for number in range(3) for text in TEXTS]
-    answers = answer_all(kept, ask_plainly(messages), 12, batch_tokens=160, on_batch=lambda done, total: tell(done))
+    messages = [f"{text} ({number})" for number in range(16) for text in TEXTS]
+    answers = answer_all(kept, ask_plainly(messages), 12, batch_tokens=100, on_batch=lambda done, total: tell(done))
     return {"losses": [], "weights": hashlib.sha256(repr([(one.text, one.logprob.hex(), one.tokens_out, one.finish) for one in answers]).encode()).hexdigest()}
 
 
