@@ -74,7 +74,7 @@ def run_ours(shape: str, length: int, steps: int, device: str):
     "A function that trains and gives the losses."
     from llmops_nb.models.base import LoadedModel, load_model
     from llmops_nb.models.examples import lay_out
-    from llmops_nb.models.training import Settings, make_trainer, settle
+    from llmops_nb.models.steps import Settings, make_trainer, settle
 
     rows = make_rows(length, steps)
     examples = lay_out([prompt for prompt, _ in rows], [answer for _, answer in rows], [1] * len(rows))

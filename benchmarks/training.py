@@ -67,7 +67,7 @@ def lay(folder: Path) -> tuple:
 
 def run_ours(loaded, examples, packed: bool):
     "A function that trains, and the model that it trains."
-    from llmops_nb.models.training import Settings, make_trainer, settle
+    from llmops_nb.models.steps import Settings, make_trainer, settle
 
     budget = int(BATCH * examples.length.float().mean() * (1.0 if packed else 1.06))
     settings = settle(Settings(method="lora", rank=RANK, embeddings=False, dropout=0.0, word_dropout=0.0, weight_decay=0.0, learning_rate=RATE, epochs=1, batch_tokens=budget, packed=packed), 77, len(examples))

@@ -54,7 +54,7 @@ def notebook(place: int) -> dict:
 def make_ours(folder: Path) -> None:
     "A workspace whose thirteen templates replace the built-in ones."
     (folder / "templates").mkdir(parents=True)
-    (folder / "settings.ini").write_text("[workspace]\nname = unchanged\n")
+    (folder / "settings.ini").write_text("[workspace]\nname = unchanged\n[pipeline]\nkernel = python3\n")
     for place, name in enumerate(STAGES):
         (folder / "templates" / f"{place + 1:02}_{name}.ipynb").write_text(json.dumps(notebook(place)))
 

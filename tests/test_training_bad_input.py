@@ -13,7 +13,8 @@ from llmops_nb.models.adapters import add_adapter
 from llmops_nb.models.base import load_candidate, load_model
 from llmops_nb.models.checkpoints import checkpoints, newest_checkpoint, number
 from llmops_nb.models.finetune import make_task, save_trained, train_methods
-from llmops_nb.models.training import Settings, train
+from llmops_nb.models.steps import Settings
+from llmops_nb.models.training import train
 
 SETTINGS = Settings(method="lora", rank=4, epochs=2, batch_tokens=64, evaluations=1)
 

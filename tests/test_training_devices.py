@@ -18,7 +18,8 @@ from llmops_nb.models.base import load_model
 from llmops_nb.models.chat import ask_plainly
 from llmops_nb.models.devices import join_team
 from llmops_nb.models.examples import make_examples
-from llmops_nb.models.training import Settings, learning, make_trainer, settle, train
+from llmops_nb.models.steps import Settings, learning, make_trainer, settle, step_gradients
+from llmops_nb.models.training import train
 
 folder, team = Path(sys.argv[1]), join_team()
 report = {}
@@ -28,7 +29,7 @@ for name, given in {"lora": {}, "full": {"method": "full"}, "in parts, words hid
     settings = settle(replace(Settings(rank=4, epochs=2, batch_tokens=120, dropout=0.0, word_dropout=0.0), **given), 2, 16)
     trainer = make_trainer(loaded, examples, replace(settings, batch_tokens=4000), team)
     trainer.model.train()
-    loss = trainer.gradients()
+    loss = step_gradients(trainer)
     gradients = {key: weight.grad.clone() for key, weight in learning(trainer.model).items()}
     trainer.undo.close()
     fresh = load_model("builtin:tiny")

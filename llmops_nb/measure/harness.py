@@ -6,26 +6,26 @@
 __all__ = ['rate_pairs', 'rate_tokens', 'rolling_windows', 'rate_texts', 'continue_texts', 'harness_model', 'answer_requests',
            'run_harness']
 
-# %% ../../nbs/40_measure/16_harness.ipynb #14bbda74
+# %% ../../nbs/40_measure/16_harness.ipynb #8f6e5e19
 from collections.abc import Sequence
 
 from ..ground.core import BadInput
 from .benchmark import cut_at
-from .likelihood import score_tokens, split_tokens
+from .likelihood import batch_budget, score_tokens, split_tokens
 from ..models.base import LoadedModel
 from ..models.generate import answer_batch, like_lengths
 
-# %% ../../nbs/40_measure/16_harness.ipynb #6b8381bd
+# %% ../../nbs/40_measure/16_harness.ipynb #d8fc29e9
 def rate_pairs(loaded: LoadedModel, pairs: Sequence[tuple[str, str]],  # context and continuation as text
-               batch_tokens: int = 8192) -> list[tuple[float, bool]]:
+               batch_tokens: int = 0) -> list[tuple[float, bool]]:  # padded tokens in a batch, 0: by device
     "Log-probability (natural, summed) of each continuation, and whether greedy decoding would say it. Raises BadInput for an empty continuation."
     tokens = [split_tokens(loaded.tokenizer, context, continuation) for context, continuation in pairs]
     if (empty := next((pair for pair, (_, after) in zip(pairs, tokens) if not after), None)) is not None:
         raise BadInput(f"the continuation {empty[1]!r} has no tokens of its own after {empty[0][-60:]!r}, so it has no probability; check the task's choices")
     return rate_tokens(loaded, tokens, batch_tokens)
 
-# %% ../../nbs/40_measure/16_harness.ipynb #4d201b23
-def rate_tokens(loaded: LoadedModel, pairs: Sequence[tuple[list[int], list[int]]], batch_tokens: int = 8192) -> list[tuple[float, bool]]:
+# %% ../../nbs/40_measure/16_harness.ipynb #73832493
+def rate_tokens(loaded: LoadedModel, pairs: Sequence[tuple[list[int], list[int]]], batch_tokens: int = 0) -> list[tuple[float, bool]]:
     "The same for token numbers; contexts are cut on the left to what the model can see."
     fitted = [(before[-room:], after) for before, after in pairs if (room := max(loaded.context + 1 - len(after), 1))]
     return score_tokens(loaded, [before for before, _ in fitted], [after for _, after in fitted], batch_tokens)
@@ -51,15 +51,15 @@ def rate_texts(loaded: LoadedModel, texts: Sequence[str]) -> list[float]:
         totals[i] += gain
     return totals
 
-# %% ../../nbs/40_measure/16_harness.ipynb #5d75831b
+# %% ../../nbs/40_measure/16_harness.ipynb #e38b0e86
 def continue_texts(loaded: LoadedModel, texts: Sequence[str], stops: Sequence[str], limit: int,  # limit: tokens at most
-                   batch_tokens: int = 8192) -> list[str]:
+                   batch_tokens: int = 0) -> list[str]:
     "What the model writes after each text, up to the first stop string. Raises BadInput when the limit leaves no room for a text."
     if not 0 < limit < loaded.context:
         raise BadInput(f"{limit} new tokens do not fit beside a prompt in a context of {loaded.context}; set max_gen_toks of the task lower")
     prompts = [loaded.tokenizer.encode(text)[limit - loaded.context:] for text in texts]
     written = [""] * len(texts)
-    for rows in like_lengths([len(prompt) + limit for prompt in prompts], batch_tokens):
+    for rows in like_lengths([len(prompt) + limit for prompt in prompts], batch_tokens or batch_budget(loaded)):
         for i, (tokens, _, _) in zip(rows, answer_batch(loaded, [prompts[i] for i in rows], limit)):
             written[i] = cut_at(loaded.tokenizer.decode(tokens, skip_special_tokens=True), stops)
     return written

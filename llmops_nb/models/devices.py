@@ -59,12 +59,12 @@ def join_team() -> Team | None:
         distributed.init_process_group("nccl" if gpus else "gloo")
     return Team(distributed.get_rank(), distributed.get_world_size(), device)
 
-# %% ../../nbs/30_models/13_devices.ipynb #45a65e0f
+# %% ../../nbs/30_models/13_devices.ipynb #0b324ac3
 def sharded_trainer(loaded: Any, examples: Any, settings: Any, folder: Path, **more: Any) -> Any:  # a LoadedModel, Examples, settled Settings; more: arguments of TrainingArguments, e.g. fsdp="full_shard"
     "transformers' Trainer for this training: same examples, same loss, same learning rate; accelerate's configuration decides how it is spread. Raises BadInput for a rank that nobody launched."
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    from llmops_nb.models.training import prepare
+    from llmops_nb.models.steps import prepare
     if more.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise BadInput("fsdp shares a model among processes, and there is only this one. Start with: accelerate launch --use_fsdp … or torchrun --nproc-per-node 2 …")
     rows = [{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "length": len(ids)} for ids, prompt in rows_of(examples)]
@@ -79,14 +79,15 @@ def rows_of(examples: Any) -> list[tuple[list[int], int]]:  # Examples
     "Token numbers of each example, and how many of them are its prompt."
     return [(examples.tokens[start:start + length].tolist(), prompt) for start, length, prompt in zip(examples.start.tolist(), examples.length.tolist(), examples.prompt.tolist())]
 
-# %% ../../nbs/30_models/13_devices.ipynb #a4451172
+# %% ../../nbs/30_models/13_devices.ipynb #35ef76f3
 def train_together(base_model: str, dataset: str | Path, output: str | Path,  # dataset: a folder as stage 03 writes it
                    method: str = "lora", epochs: int = 0, batch_tokens: int = 0, micro_tokens: int = 0, checkpoints: str | Path = "", seed: int = 7) -> None:
     "Train with all processes that were started together; the first one leaves the result in the output folder."
     import torch.distributed as distributed
     from llmops_nb.data.records import load_dataset
     from llmops_nb.models.finetune import make_task, save_trained
-    from llmops_nb.models.training import Settings, train
+    from llmops_nb.models.steps import Settings
+    from llmops_nb.models.training import train
     team = join_team()
     task = make_task(base_model, load_dataset(Path(dataset)), Settings(method=method, epochs=epochs, batch_tokens=batch_tokens, micro_tokens=micro_tokens, seed=seed))
     trained = train(task.loaded, task.examples, task.valid, task.settings, Path(checkpoints) if checkpoints else None, team=team)

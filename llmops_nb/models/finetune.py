@@ -7,7 +7,7 @@ __all__ = ['Task', 'make_task', 'load_start', 'methods_of', 'chosen_base', 'as_l
            'plan_methods', 'train_methods', 'choose_method', 'save_trained', 'save_candidate', 'settle_adapter_config',
            'LiveLoss', 'training_rows', 'plot_learning']
 
-# %% ../../nbs/30_models/08_finetune.ipynb #4aa53301
+# %% ../../nbs/30_models/08_finetune.ipynb #8b92076c
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -21,7 +21,8 @@ from .chat import ask_plainly, encode_answers
 from .examples import Examples, task_examples
 from .generate import answer_all
 from .plan import Plan, fit_memory, peak_memory, plan_training, reset_peak
-from .training import Settings, Trained, settle, train
+from .steps import Settings, settle
+from .training import Trained, train
 
 # %% ../../nbs/30_models/08_finetune.ipynb #aeb1bd11
 @dataclass(frozen=True)

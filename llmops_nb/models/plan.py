@@ -7,7 +7,7 @@ __all__ = ['Plan', 'activation_bytes', 'memory_needs', 'reset_peak', 'peak_memor
            'rough_activations', 'free_memory', 'no_longer', 'fits_budget', 'check_budget', 'Funds', 'find_funds',
            'plan_and_actual']
 
-# %% ../../nbs/30_models/07_plan.ipynb #ecf7875e
+# %% ../../nbs/30_models/07_plan.ipynb #ad3a9f25
 import copy
 import resource
 import time
@@ -18,7 +18,8 @@ from typing import Any
 from ..ground.core import BadInput, read_json
 from .base import LoadedModel
 from .examples import Examples, lay_out
-from .training import Settings, Trained, Trainer, assess, cut, learning, make_trainer
+from .steps import Settings, Trainer, cut, learning, make_trainer, part_loss
+from .training import Trained, assess
 
 # %% ../../nbs/30_models/07_plan.ipynb #592a87ff
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Plan:
         return {"method": self.method, "epochs": self.epochs, "steps": self.steps, "tokens": self.tokens, "weights that learn": self.weights,
                 "planned seconds": round(self.seconds, 1), "planned memory (MB)": round(self.memory / 1e6), "planned price": round(self.price, 4)}
 
-# %% ../../nbs/30_models/07_plan.ipynb #1ce3fb93
+# %% ../../nbs/30_models/07_plan.ipynb #94c6a10c
 def activation_bytes(trainer: Trainer, part: list[int]) -> int:  # part: positions of examples
     "Bytes that a forward pass over these examples keeps for the backward pass, each tensor once, weights not counted."
     import torch
@@ -52,7 +53,7 @@ def activation_bytes(trainer: Trainer, part: list[int]) -> int:  # part: positio
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.loss_of(part, 0)
+        part_loss(trainer, part, 0)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 # %% ../../nbs/30_models/07_plan.ipynb #63efe532

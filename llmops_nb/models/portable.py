@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Listeners', 'save_for_trainer']
 
-# %% ../../nbs/30_models/14_portable.ipynb #a92beb75
+# %% ../../nbs/30_models/14_portable.ipynb #0ef8d14a
 from pathlib import Path
 from typing import Any
 
 from ..ground.core import BadInput, write_json
-from .training import Trainer
+from .steps import Trainer
 
 # %% ../../nbs/30_models/14_portable.ipynb #1b3c1e2f
 class Listeners:

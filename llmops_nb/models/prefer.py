@@ -8,7 +8,7 @@ __all__ = ['LOSSES', 'LEAD', 'answer_logprobs', 'all_logprobs', 'Sides', 'prefer
            'make_preferring', 'prefer', 'preference_origin', 'finish_preferring', 'kept_step', 'prefers',
            'plot_preference']
 
-# %% ../../nbs/30_models/10_prefer.ipynb #20296b9d
+# %% ../../nbs/30_models/10_prefer.ipynb #fe824ace
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from .base import LoadedModel, weights_digest
 from .chat import ask_plainly
 from .checkpoints import LossRecord, library_versions, newest_checkpoint, pack, read_checkpoint, save_checkpoint, unpack
 from .examples import Examples, answer_logits, make_examples, plan_pass, shortcut_holds, take
-from .training import rate
+from .steps import rate
 
 # %% ../../nbs/30_models/10_prefer.ipynb #ee007abb
 def answer_logprobs(model: Any, examples: Examples, batch: list[int], shortcut: bool = True) -> Any:  # -> (batch,)

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..ground.core import write_atomic
 
-# %% ../../nbs/80_notebooks/05_kernel.ipynb #e7c7df8d
+# %% ../../nbs/80_notebooks/05_kernel.ipynb #efa6b7cb
 OPTIONAL = ("rfc3987_syntax", "isoduration")
 IMPORTING = threading.Lock()
 
@@ -38,6 +38,7 @@ def import_papermill() -> None:
         try:
             importlib.import_module("jsonschema")
             importlib.import_module("papermill.execute")
+            importlib.import_module("IPython.paths")  # now, or the thread that writes pages imports it at the same time, and one of the two finds half of it
         finally:
             for name in masked:
                 del sys.modules[name]

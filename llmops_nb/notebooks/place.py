@@ -52,11 +52,12 @@ class Place:
 # %% ../../nbs/80_notebooks/19_place.ipynb #0513d5fb
 OUTSIDE = ("backups",)  # parameters that name folders to write to
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #c7c46356
+# %% ../../nbs/80_notebooks/19_place.ipynb #1fe47081
 def named_files(facts: dict[str, Any], root: Path) -> list[str]:
     "The relative files and folders that a stage's parameters name, as they are written."
     values = [value for name, value in facts["parameters"].items() if isinstance(value, str) and value and name not in OUTSIDE and len(value) < 4096]
-    return [value for value in values if not os.path.isabs(value) and (root / value).exists()]
+    inside = [value for value in values if not os.path.isabs(value) and (root / value).exists()]
+    return [value for value in inside if not root.resolve().is_relative_to((root / value).resolve())]  # "." names the workspace itself
 
 # %% ../../nbs/80_notebooks/19_place.ipynb #2becc681
 def bring(name: str, old: Path, new: Path) -> None:

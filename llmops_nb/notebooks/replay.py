@@ -183,7 +183,7 @@ def find_stem(word: str, known: list[str], done: list[str]) -> str:  # known: al
         raise BadInput(f"Stage {stem} has no receipt: it is not done. Stages with receipts: {', '.join(done)}.")
     return stem
 
-# %% ../../nbs/80_notebooks/21_replay.ipynb #e02ba33c
+# %% ../../nbs/80_notebooks/21_replay.ipynb #a56132d9
 def replay_run(
     workspace: Workspace,
     run: str,
@@ -199,7 +199,7 @@ def replay_run(
     wanted = find_stem(stage, list(find_templates(workspace)), list(proofs)) if stage else ""
     chosen = [proof for stem, proof in proofs.items() if wanted in ("", stem)]
     earlier = [proof for stem, proof in proofs.items() if wanted and stem < wanted]
-    replay = Replay(run, [proof.stem for proof in chosen], tolerance=tolerance, time=now(), receipts={proof.stem: proof.digest for proof in chosen})
+    replay = Replay(run, [proof.stem for proof in chosen], bool(stage), tolerance=tolerance, time=now(), receipts={proof.stem: proof.digest for proof in chosen})
     replay.differences = check_before(workspace, run, chosen, proofs, Store(workspace.address("store")))
     replay.verdict = VERDICTS[2] if replay.differences else VERDICTS[0]
     if all(proof.signed_by for proof in [*chosen, *earlier]) and (anyway or not replay.differences):

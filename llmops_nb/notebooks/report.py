@@ -7,12 +7,13 @@ __all__ = ['STYLE', 'LIVE', 'KEPT', 'page', 'notebook_body', 'gate_rows', 'numbe
            'draw_arc', 'draw_stage', 'lineage_picture', 'lineage_section', 'write_report', 'mark_kept', 'question_of',
            'index_row', 'replay_note', 'refresh_index', 'write_index']
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #c79d5a5a
+# %% ../../nbs/80_notebooks/07_report.ipynb #ce16c920
 import html
 from pathlib import Path
 from typing import Any
 
 from ..ground.core import digest_file, read_json, write_atomic
+from .kernel import IMPORTING
 from .receipt import read_receipt
 
 # %% ../../nbs/80_notebooks/07_report.ipynb #983eca26
@@ -40,11 +41,13 @@ def page(title: str, head: str, body: str) -> str:
 # %% ../../nbs/80_notebooks/07_report.ipynb #84e8b682
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # outputs that live only while a kernel does
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #16fade41
+# %% ../../nbs/80_notebooks/07_report.ipynb #f5cc5db9
 def notebook_body(path: Path) -> str:
     "The HTML of a notebook's cells and outputs, by nbconvert."
-    import nbformat
-    from nbconvert import HTMLExporter
+    with IMPORTING:  # pages are written beside a stage's start, which imports much of the same
+        import nbformat
+        from nbconvert import HTMLExporter
+        import IPython.paths  # noqa: F401
 
     notebook = nbformat.from_dict(read_json(path))
     notebook.cells = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]

@@ -21,13 +21,14 @@ from .report import page, refresh_index
 # %% ../../nbs/80_notebooks/20_verdict.ipynb #b329dbf4
 VERDICTS = ("identical", "equal within the stated tolerance", "different")
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #eda2c7fe
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #33f11f74
 @dataclass
 class Replay:
     "What a replay found."
 
     run: str
     stages: list[str]
+    alone: bool = False  # one stage was asked for, not the run
     verdict: str = "identical"
     executed: bool = False  # False where the differences were found before anything was executed
     differences: list[Difference] = field(default_factory=list)
@@ -50,10 +51,10 @@ class Replay:
         "The content of replay.json."
         return {**asdict(self), "first": asdict(self.first) if self.first else None}
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #035d246c
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #ad907800
 def replay_lines(replay: Replay) -> list[str]:
     "The verdict for people."
-    what = f"run {replay.run}" if len(replay.stages) > 1 else f"stage {replay.stages[0]} of run {replay.run}"
+    what = f"stage {replay.stages[0]} of run {replay.run}" if replay.alone else f"run {replay.run}"
     counts = ", ".join(f"{count:,} {name}" for name, count in replay.compared.items())
     lines = [f"Replay of {what}: {replay.verdict.upper()}" + (f" ({replay.tolerance:g})" if replay.verdict == VERDICTS[1] else "")]
     lines.append(f"{len(replay.stages)} stage{'s' * (len(replay.stages) > 1)} executed again in {replay.seconds:.0f} s; compared: {counts}." if replay.executed else "Nothing was executed: what the results were made from is not what the receipts say (--anyway executes all the same).")
@@ -64,7 +65,7 @@ def replay_lines(replay: Replay) -> list[str]:
     left_out = sum(map(len, replay.measured.values()))
     return lines + ([f"Not compared, because no second execution repeats it: {left_out} measured numbers, gates and observations (listed in replay.json)."] if left_out else []) + replay.notes
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #9968da7d
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #31226d4c
 def replay_page(replay: Replay) -> str:
     "The verdict as an HTML page."
     colour = "good" if replay.verdict == VERDICTS[0] else "warn" if replay.verdict == VERDICTS[1] else "bad"
@@ -78,12 +79,12 @@ def replay_page(replay: Replay) -> str:
     parts += [f"<h2>What differs</h2><table><tr><th>stage</th><th>kind</th><th>what</th><th>where</th></tr>{differences}</table>{cells}"] if differences else []
     parts += [f"<h2>Where it was executed again</h2><table>{places}</table>"] if places else []
     parts += [f'<h2>Not compared</h2><p class="soft">Measured things, which no second execution repeats.</p><table>{measured}</table>'] if measured else []
-    return page(f"Replay · {replay.run}", f'<a href="index.html">← run {html.escape(replay.run)}</a> · replay', "".join(parts) + "</main>")
+    return page(f"Replay · {replay.run}", f'<a href="{"../" * replay.alone}index.html">← run {html.escape(replay.run)}</a> · replay', "".join(parts) + "</main>")
 
-# %% ../../nbs/80_notebooks/20_verdict.ipynb #af7f39b4
+# %% ../../nbs/80_notebooks/20_verdict.ipynb #9f47e223
 def record_replay(workspace: Workspace, replay: Replay) -> Path:
-    "Write replay.json and replay.html beside the run, and the verdict into the audit log, where its key is here; returns the page."
-    folder = workspace.runs / replay.run
+    "Write replay.json and replay.html into the folder of the run, or of the one stage, and the verdict into the audit log, where its key is here; returns the page."
+    folder = workspace.runs / replay.run / (replay.stages[0] if replay.alone else "")
     if not has_key(workspace):
         replay.notes.append("The verdict is not in the audit log: this is a copy, and the key that writes the log is elsewhere.")
     write_json(folder / "replay.json", replay.row())
@@ -91,5 +92,5 @@ def record_replay(workspace: Workspace, replay: Replay) -> Path:
     if has_key(workspace):
         open_audit(workspace).append("run.replay", "engine", objects={"replay.json": digest_file(folder / "replay.json")}, outcome="failed" if replay.verdict == VERDICTS[2] else "done", details=details)
     path = write_atomic(folder / "replay.html", replay_page(replay))
-    refresh_index(folder)
+    refresh_index(workspace.runs / replay.run)
     return path

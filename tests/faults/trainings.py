@@ -19,7 +19,8 @@ from llmops_nb.models.chat import ask_plainly
 from llmops_nb.models.examples import make_examples
 from llmops_nb.models.generate import answer_all
 from llmops_nb.models.prefer import PreferenceSettings, prefer
-from llmops_nb.models.training import Settings, settle, train
+from llmops_nb.models.steps import Settings, settle
+from llmops_nb.models.training import train
 
 TEXTS = [f"{opening} {topic}" for opening in ("Please help:", "Hello,", "Hi there,", "Question:") for topic in ("my card is lost", "where is my refund", "change my PIN")]
 TARGETS = ["card_lost", "refund", "pin"] * 4
