@@ -2,7 +2,7 @@
 
     python benchmarks/search.py [--repeats 50] [--record]
 
-A grid of 48 settings (method, learning rate, batch, dropout) was trained once, each to the end, on the built-in task at reduced size: 6 intents, 120 training and 72 validation
+A grid of up to 48 settings (method, learning rate, batch, dropout) was trained once, each to the end, on the built-in task at reduced size: 6 intents, 120 training and 72 validation
 records, labels only, builtin:tiny, 3 passes. The curves are in benchmarks/search_curves.json; --record trains them again (about five minutes of computing). Searches are then replayed on these
 curves: a trial costs the tokens it would have read. Each repetition has a seed of its own and runs all ways on the same curves.
 
@@ -94,6 +94,17 @@ def replayed(rows: list[dict]):
     return work, lambda settings: float(table[digest_value(settings)]["tokens"][-1])
 
 
+def recorded_part(rows: list[dict]) -> dict[str, tuple]:
+    "The grid with those batch sizes for which every setting is recorded."
+    from llmops_nb.models.space import grid
+
+    known = [row["settings"] for row in rows]
+    whole = tuple(size for size in GRID["batch_tokens"] if all(place in known for place in grid(GRID | {"batch_tokens": (size,)})))
+    if not whole:
+        raise SystemExit("the recording is not complete for any batch size; run with --record first")
+    return GRID | {"batch_tokens": whole}
+
+
 def random_tokens(values: list[tuple[float, float]], target: float) -> float:  # values: (quality, tokens) of every setting, finished
     "Tokens that finishing settings in a random order reads on average until one is at least as good as the target: exact, over all orders."
     good, bad = [t for v, t in values if v >= target], [t for v, t in values if v < target]
@@ -125,19 +136,21 @@ def main() -> None:
 
     from llmops_nb.models.search import Plan, search
 
+    space = recorded_part(rows)
+    rows = [row for row in rows if row["settings"]["batch_tokens"] in space["batch_tokens"]]
     work, whole = replayed(rows)
     values = [(work(0, row["settings"], 1.0)["value"], whole(row["settings"])) for row in rows]
-    training, first = statistics.mean(tokens for _, tokens in values), {"method": "lora", "learning_rate": 0.004, "batch_tokens": 512, "dropout": 0.1}
+    training, first = statistics.mean(tokens for _, tokens in values), {"method": "lora", "learning_rate": 0.004, "batch_tokens": max(space["batch_tokens"]), "dropout": 0.1}
     print(f"Python {platform.python_version()}, torch {torch.__version__}, optuna {optuna.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(rows)} recorded trainings of {training:,.0f} tokens, {given.repeats} seeds")
     print(f"quality of the trainings: best {max(values)[0]:.3f}, median {statistics.median(v for v, _ in values):.3f}, worst {min(values)[0]:.3f}, automatic settings {work(0, first, 1.0)['value']:.3f}")
     if not given.no_check:
         print(f"one of them trained again: equal {check(rows)}")
     ways = {"random, given up early": dict(kind="random"), "Bayesian, all finished": dict(kind="bayes", parts=(1.0,)), "ours (Bayesian, given up early, three finished)": dict(kind="bayes")}
-    for trials in (8, 16, 24):
+    for trials in (6, 9, 12):
         for name, way in ways.items():
             ratios, found, spent = [], [], []
             for seed in range(given.repeats):
-                state = search(GRID, Plan(trials=trials, seed=seed, **way), work, whole, first if name.startswith("ours") else None)
+                state = search(space, Plan(trials=trials, seed=seed, **way), work, whole, first if name.startswith("ours") else None)
                 found.append(state.best.last["value"])
                 spent.append(state.used("tokens") / training)
                 ratios.append(random_tokens(values, found[-1]) / state.used("tokens"))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['note_trial', 'Choice', 'search_limit', 'choose_settings', 'adopt', 'show_search']
 
-# %% ../../nbs/30_models/24_choice.ipynb #10e2ed24
+# %% ../../nbs/30_models/24_choice.ipynb #37e95161
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_student', 'DistilSettings', 'belief_loss', 'distil']
 
-# %% ../../nbs/30_models/27_distil.ipynb #38831e8d
+# %% ../../nbs/30_models/27_distil.ipynb #28f41e40
 import copy
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typing import Any
 from ..ground.core import BadInput, LlmopsError
 from .base import LoadedModel
 from .examples import Examples, answer_logits, plan_pass, shortcut_holds, take
-from .training import rate
+from .steps import rate
 
 # %% ../../nbs/30_models/27_distil.ipynb #b254aee4
 def make_student(teacher: LoadedModel, layers: int) -> LoadedModel:  # layers: that stay

@@ -6,9 +6,8 @@
 __all__ = ['Space', 'KINDS', 'Span', 'check_space', 'draw', 'grid', 'Past', 'distributions', 'as_study', 'as_trial', 'promising',
            'propose']
 
-# %% ../../nbs/30_models/20_space.ipynb #b4225760
+# %% ../../nbs/30_models/20_space.ipynb #a48eae7d
 import itertools
-import math
 import random
 import warnings
 from dataclasses import dataclass, field

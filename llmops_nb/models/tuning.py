@@ -7,7 +7,8 @@ __all__ = ['SPACE', 'space_for', 'read_until', 'looks', 'stop_step', 'examples_o
            'make_task_settings', 'tune', 'tidy', 'explained', 'importance', 'trial_rows', 'plot_search', 'plot_front',
            'plot_importance']
 
-# %% ../../nbs/30_models/23_tuning.ipynb #bde1184c
+# %% ../../nbs/30_models/23_tuning.ipynb #ee504849
+import itertools
 import math
 import random
 import shutil
@@ -22,11 +23,12 @@ from ..data.records import load_dataset
 from ..ground.core import digest_value
 from .checkpoints import newest_checkpoint, read_checkpoint
 from .base import load_model
-from .examples import Examples, first_lines, plan_pass
+from .examples import Examples
 from .finetune import make_task
-from .search import Limit, Plan, Search, Trial, front, search
+from .search import Plan, Search, Trial, front, search
 from .space import Space, Span
-from .training import Settings, train
+from .steps import Settings, plan_steps
+from .training import train
 
 # %% ../../nbs/30_models/23_tuning.ipynb #77fabe76
 SPACE: Space = {"learning_rate": Span(5e-4, 2e-2, log=True), "batch_tokens": (512, 1024, 2048), "dropout": (0.0, 0.1, 0.2), "word_dropout": (0.0, 0.1, 0.2), "rank": (8, 16, 32, 64)}
@@ -45,17 +47,11 @@ def space_for(methods: list[str], first: Settings, space: Space | None = None) -
             chosen[name] = tuple(sorted({*extent, value}))
     return chosen
 
-# %% ../../nbs/30_models/23_tuning.ipynb #3c4ccbdd
+# %% ../../nbs/30_models/23_tuning.ipynb #df4e66de
 def read_until(examples: Examples, settings: Settings) -> list[int]:  # settings: settled -> tokens read until the end of each step
     "Tokens of prompts and answers that a training reads, step by step."
-    short, batch = first_lines(examples), settings.batch_tokens
-    early = [short.length[rows].sum() for number in range(settings.label_epochs) for rows in plan_pass(short.length.tolist(), batch, settings.seed, number)]
-    late = [examples.length[rows].sum() for number in range(settings.epochs) for rows in plan_pass(examples.length.tolist(), batch, settings.seed, 1000 + number)]
-    total, sums = 0, []
-    for tokens in early + late:
-        total += int(tokens)
-        sums.append(total)
-    return sums
+    plan, _, laid = plan_steps(examples, settings)
+    return list(itertools.accumulate(int(laid.length[rows].sum()) for rows in plan))
 
 # %% ../../nbs/30_models/23_tuning.ipynb #1aa93224
 def looks(settings: Settings, least: int = 9) -> Settings:  # settings: settled

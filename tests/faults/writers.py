@@ -44,8 +44,7 @@ def check_receipt(folder: Path, known: list[str]) -> None:
 def write_object(folder: Path, draw: random.Random) -> Iterator[str]:
     from llmops_nb.ground.store import Store
 
-    store, source = Store(folder / "store"), folder / "source"
-    source.mkdir(exist_ok=True)
+    store, source = Store(folder / "store"), Path(tempfile.mkdtemp())
     for _ in range(10**6):
         for name in "ab":
             (source / name).write_bytes(draw.randbytes(draw.randrange(1, 400_000)))
