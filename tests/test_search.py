@@ -127,3 +127,25 @@ def test_a_bad_space_is_named():
         search({"learning_rate": Span(0.0, 1.0, log=True)}, Plan(), pretend, lambda settings: 1.0)
     with pytest.raises(BadInput, match="not a way to search"):
         propose("guess", SPACE, [Past({})], 1)
+
+
+def test_every_trial_is_a_run_of_its_own(tmp_path: Path):
+    from types import SimpleNamespace
+
+    from llmops_nb.ground import ledger as books
+    from llmops_nb.ground.settings import create_workspace
+    from llmops_nb.ground.tracking import start_mirror
+    from llmops_nb.models.choice import note_trial
+
+    workspace = create_workspace(tmp_path / "bot")
+    ledger = books.Ledger(workspace.address("ledger"))
+    mirror = start_mirror(workspace, "main", after=0)
+    stage = SimpleNamespace(run="main", name="finetune", parameters={}, exploratory=False, ledger=ledger)
+    found = search(SPACE, Plan(trials=2, finish=1), lambda number, settings, part: pretend(number, settings, part) | {"curve": [[1, 2.5, 0.1], [2, 1.5, 0.4]]}, lambda settings: 100.0)
+    for trial in found.trials + found.trials:
+        note_trial(stage, found, trial)
+    assert mirror.close(patience=100)
+    rows = ledger.rows(books.sql.select(books.mirrors))
+    assert len(rows) == 2 and {row["state"] for row in rows} == {"kept"} and {row["rows"] for row in rows} == {2}
+    kept = [path for row in rows for path in Path(row["folder"]).glob("*.wandb")]
+    assert len(kept) == 2 and all(b"first lines right" in path.read_bytes() for path in kept)
