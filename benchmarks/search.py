@@ -146,7 +146,7 @@ def main() -> None:
     if not given.no_check:
         print(f"one of them trained again: equal {check(rows)}")
     ways = {"random, given up early": dict(kind="random"), "Bayesian, all finished": dict(kind="bayes", parts=(1.0,)), "ours (Bayesian, given up early, three finished)": dict(kind="bayes")}
-    for trials in (6, 9, 12):
+    for trials in (9, 12, 16):
         for name, way in ways.items():
             ratios, found, spent = [], [], []
             for seed in range(given.repeats):

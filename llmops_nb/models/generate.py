@@ -218,7 +218,7 @@ def merge(first: Any, first_mask: Any, second: Any, second_mask: Any) -> tuple[A
     masks = [torch.nn.functional.pad(mask, (wide - mask.shape[1], 0)) for mask in (first_mask, second_mask)]
     return first, torch.cat(masks)
 
-# %% ../../nbs/30_models/02_generate.ipynb #aa13620e
+# %% ../../nbs/30_models/02_generate.ipynb #9b6e28f0
 def answer_batch(loaded: LoadedModel, prompts: list[list[int]],  # token numbers of each conversation, longest first
                  limit: int,  # tokens at most in an answer
                  choices: Choices | None = None, stop: tuple[str, ...] = (),
@@ -227,17 +227,19 @@ def answer_batch(loaded: LoadedModel, prompts: list[list[int]],  # token numbers
     import torch
     count, places = len(prompts), places or len(prompts)
     flow = Flow(loaded, prompts, limit, choices, stop, [[] for _ in prompts], [0.0] * count, ["length"] * count, shared_start(prompts))
-    waiting = list(range(count))
+    waiting, filling = list(range(count)), True
     with torch.inference_mode():
         while waiting or flow.live:
             if flow.gone and (len(flow.gone) * LEAVING >= len(flow.live) or waiting and len(flow.live) - len(flow.gone) <= places // 2):
                 flow.leave()
-            elif waiting and (not flow.live or len(flow.live) <= places // 2 and mergeable(flow.cache)):
-                room = places - len(flow.live)
-                rows, waiting = waiting[:room], waiting[room:]
+            elif waiting and (not flow.live or filling and mergeable(flow.cache)):
+                rows = [i for i in waiting[:places - len(flow.live)] if 2 * (len(prompts[i]) - flow.shared) >= len(prompts[waiting[0]]) - flow.shared]
+                waiting = [i for i in waiting if i not in set(rows)]
                 flow.read(rows)
+                filling = len(flow.live) < places
             else:
                 flow.step()
+                filling = len(flow.live) - len(flow.gone) <= places // 2
     return list(zip(flow.said, flow.logprobs, flow.reasons))
 
 # %% ../../nbs/30_models/02_generate.ipynb #470ebdc8

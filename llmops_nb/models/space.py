@@ -69,8 +69,8 @@ def distributions(space: Space) -> dict[str, Any]:
     return {name: FloatDistribution(extent.low, extent.high, log=extent.log) if isinstance(extent, Span) else IntDistribution(0, len(extent) - 1) if numbers[name] else CategoricalDistribution(extent)
             for name, extent in sorted(space.items())}
 
-# %% ../../nbs/30_models/20_space.ipynb #c92abb76
-def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: int = 8) -> Any:  # start: trials drawn by chance before the estimator is asked
+# %% ../../nbs/30_models/20_space.ipynb #55357109
+def as_study(space: Space, past: list[Past], seed: int, aims: int = 1, start: int = 4) -> Any:  # start: trials drawn by chance before the estimator is asked
     "The past as a study of Optuna in memory. Raises BadInput when Optuna is not installed."
     try:
         import optuna

@@ -7,12 +7,13 @@ __all__ = ['STYLE', 'LIVE', 'KEPT', 'page', 'notebook_body', 'gate_rows', 'numbe
            'draw_arc', 'draw_stage', 'lineage_picture', 'lineage_section', 'write_report', 'mark_kept', 'question_of',
            'index_row', 'replay_note', 'refresh_index', 'write_index']
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #ce16c920
+# %% ../../nbs/80_notebooks/07_report.ipynb #038c63e4
 import html
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..ground.core import digest_file, read_json, write_atomic
+from ..ground.core import BadInput, digest_file, read_json, write_atomic
 from .kernel import IMPORTING
 from .receipt import read_receipt
 
@@ -89,10 +90,13 @@ def evidence(folder: Path) -> str:
     return (f'<h2>Evidence</h2><p class="soft">From the signed receipt beside this page (receipt.json). Parameters: <code>{html.escape(parameters)}</code>. '
             f'Machine: {html.escape(machine)}. {facts["seconds"]:.1f} s.</p><table><tr><th></th><th>name</th><th>SHA-256</th></tr>{table}</table>')
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #14bcc505
+# %% ../../nbs/80_notebooks/07_report.ipynb #819f479f
 def lineage_of(run: Path, stem: str = "") -> tuple[dict[str, dict[str, Any]], list[tuple[str, str, list[str]]]]:  # run: its folder; stem: only what this stage stands on
     "The receipts of a run's stages, and what each hands to which: (writer, reader, names)."
-    facts = {path.parent.name: read_receipt(path)["predicate"] for path in sorted(run.glob("*/receipt.json"))}
+    facts = {}
+    for path in sorted(run.glob("*/receipt.json")):
+        with suppress(BadInput):  # a stage that begins again just now takes its receipt away
+            facts[path.parent.name] = read_receipt(path)["predicate"]
     made = {(name, digest): writer for writer, said in facts.items() for name, digest in {**said["outputs"], **said["observed"]}.items()}
     arcs: dict[tuple[str, str], list[str]] = {}
     for reader, said in facts.items():
