@@ -82,7 +82,7 @@ def test_the_same_seed_searches_the_same(kind: str):
 
 @pytest.mark.parametrize("tokens", [150, 333, 1000])
 def test_the_limit_is_hard(tokens: float):
-    found = search(SPACE, Plan(trials=100, limit=Limit(tokens=tokens)), pretend, lambda settings: 100.0)
+    found = search(SPACE, Plan(trials=500, limit=Limit(tokens=tokens)), pretend, lambda settings: 100.0)
     assert found.used("tokens") <= tokens and found.done and found.ended == "the limit is reached"
 
 

@@ -26,12 +26,12 @@ class Limit:
     money: float = 0.0
     hour_price: float = 0.0  # of an hour of one process, for money
 
-# %% ../../nbs/30_models/22_search.ipynb #f012fa15
+# %% ../../nbs/30_models/22_search.ipynb #b017df03
 @dataclass(frozen=True)
 class Plan:
     "How a search goes."
     trials: int = 12  # most settings to try
-    kind: str = "bayes"  # bayes, random or grid
+    kind: str = "random"  # random, bayes or grid
     parts: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)  # shares of its work after which a trial is judged; (1.0,) = nothing is given up
     keep: float = 1 / 3  # share of the trials at a part that go on
     finish: int = 3  # trials that are finished at least
