@@ -172,6 +172,9 @@ def test_a_stopped_run_leaves_no_kernel(workspace: Path, home: Path, nodes: Node
     threading.Thread(target=press_control_c, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(Workspace(workspace), "main", {}, only=["long"], track=False)
+    deadline = time.monotonic() + 20  # the node ends its kernel when it hears of it
+    while kernels_in(workspace.parent / "node") and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert seen and not kernels_in(workspace.parent / "node")
     assert latest_stage(Ledger(Workspace(workspace).address("ledger")), "main", "long")["status"] == "stopped"
 

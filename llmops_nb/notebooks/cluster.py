@@ -105,7 +105,7 @@ class Sent:
     folder: Path  # the leader's
     tell: Listener
 
-# %% ../../nbs/80_notebooks/11_cluster.ipynb #86fd2ff4
+# %% ../../nbs/80_notebooks/11_cluster.ipynb #9da1e59e
 class ClusterExecutor:
     "Performs orders on the nodes of a Ray cluster, and at home those that must stay there."
 
@@ -170,7 +170,7 @@ class ClusterExecutor:
         return (sent.name, *end) if end else None
 
     def stop(self) -> None:
-        "Call everything off, and wait until no kernel is left anywhere; after 20 s by force."
+        "Call everything off; the nodes end their kernels a moment later, after 20 s by force."
         called = time.monotonic()
         for answers in list(self.sent):
             self.ray.cancel(answers, force=False)
