@@ -39,7 +39,7 @@ def test_a_plan_above_the_budget_fails_its_gate(budget: float, fits: bool):
     import pandas as pd
 
     stage, planned = Judge(), {"lora": Plan("lora", 1, 10, 100, 5, 3600.0, 10**6, 1.0, {"weights": 10**6})}
-    names = vars(finetune) | vars(plan) | {"stage": stage, "pd": pd, "budget": budget, "base_model": "builtin:tiny", "method": "lora", "dataset": None, "settings": None, "plan_methods": lambda *_: planned}
+    names = vars(finetune) | vars(plan) | {"stage": stage, "pd": pd, "budget": budget, "base_model": "builtin:tiny", "method": "lora", "dataset": None, "settings": None, "adapter": None, "plan_methods": lambda *_: planned}
     source = cell_with("06_finetune", "the plan fits the budget")
     if fits:
         exec(source, names)

@@ -168,7 +168,7 @@ def keep_private(folder: str) -> None:
 
     kernelapp.IOPubThread = PrivateThread
 
-# %% ../../nbs/80_notebooks/03_fork.ipynb #7ee66a20
+# %% ../../nbs/80_notebooks/03_fork.ipynb #ad49cff7
 def become_kernel(job: Job) -> None:
     "Be an ordinary ipykernel until it is shut down."
     from ipykernel.kernelapp import IPKernelApp
@@ -181,5 +181,6 @@ def become_kernel(job: Job) -> None:
     app = IPKernelApp.instance(parent_handle=1)  # 1: do not poll for a parent, ours is not the launcher
     app.initialize(job.arguments)
     settle(*streams)
+    app.log.addFilter(lambda record: "KeyboardInterrupt caught in kernel" not in record.getMessage())  # every shutdown interrupts first; nobody need hear of it
     app.start()
     KERNEL_ENDS["code"] = 0

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Listener', 'WITHHELD', 'WARM', 'NOTE', 'Order', 'kernel_environment', 'perform', 'judge_result', 'clear_folder',
-           'Begun', 'Bench', 'adopt', 'take_over', 'reclaim', 'LocalExecutor']
+           'Begun', 'load_parts', 'Bench', 'adopt', 'take_over', 'reclaim', 'LocalExecutor']
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #8bba6ea4
+# %% ../../nbs/80_notebooks/10_work.ipynb #d34a3bd6
 import os
 import shutil
 import time
@@ -24,7 +24,7 @@ from ..ground.secrets import scrub, secrets_in
 from ..ground.settings import Workspace
 from ..ground.stage import KEPT_UNTIL_DONE
 from ..ground.store import Store
-from .kernel import execute_notebook, stop_kernels
+from .kernel import execute_notebook, import_papermill, stop_kernels
 from .plan import State, Step
 from .receipt import engine_key, receipt_facts, verify_receipt, write_receipt
 from .report import KEPT, mark_kept, write_report
@@ -58,7 +58,7 @@ def kernel_environment(workspace: Workspace, run: str, number: int, folder: Path
     quiet = {"WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     return {**keep, **stage, **steady, **quiet}
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #a7ab4bd1
+# %% ../../nbs/80_notebooks/10_work.ipynb #f82a7f44
 WARM = "llmops"  # the kernel that is forked from a parent with everything imported
 
 
@@ -66,10 +66,6 @@ def perform(order: Order, tell: Listener = lambda event: None) -> tuple[str, str
     "Execute an order's notebook here; returns (`done` | `failed` | `died`, the error in one line), free of secrets."
     secrets = secrets_in(order.environment)
     clean = lambda text: scrub(text, secrets)
-    if order.kernel == WARM:
-        from llmops_nb.notebooks.provisioner import prepare
-
-        prepare(order.environment)  # begins to import while papermill is still being loaded here
     try:
         outcome, error = execute_notebook(Path(order.template), Path(order.folder) / "notebook.ipynb", order.parameters, order.environment, Path(order.root), order.kernel, tell, order.timeout, clean)
     except (LlmopsError, OSError) as problem:
@@ -110,7 +106,17 @@ class Begun:
     order: Order | None  # None for one that was executed earlier
     started: float  # time.monotonic()
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #3b9a96bf
+# %% ../../nbs/80_notebooks/10_work.ipynb #4426580b
+def load_parts(order: Order | None = None) -> None:
+    "Import here what performing orders and writing pages need; with an order, its kernels' parent begins to import at the same time."
+    from llmops_nb.notebooks.provisioner import prepare
+
+    if order and order.kernel == WARM:
+        prepare(order.environment)
+    import_papermill()
+    import nbconvert.exporters.html  # noqa: F401
+
+# %% ../../nbs/80_notebooks/10_work.ipynb #52fd78a4
 @dataclass
 class Bench:
     "Where the stages of one run are executed and entered in the books."
@@ -126,6 +132,7 @@ class Bench:
 
     def later(self, write: Callable, *words: Any) -> None:
         "Write a page for people while the next stage is already at work; receipts and books never wait for pages."
+        load_parts()
         self.pages.append(self.writer.submit(write, *words))
 
     def close(self) -> None:
@@ -238,7 +245,7 @@ def reclaim(bench: Bench, step: Step) -> bool:
     bench.finish(Begun(State(step, facts["parts"], None, []), last["id"], None, 0.0), "done", "", facts["seconds"])
     return True
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #35526c97
+# %% ../../nbs/80_notebooks/10_work.ipynb #fa77b22f
 class LocalExecutor:
     "Performs orders on this machine, several at a time."
 
@@ -249,6 +256,7 @@ class LocalExecutor:
 
     def start(self, name: str, order: Order, tell: Listener) -> None:
         "Begin to perform an order."
+        load_parts(order)
         self.running[self.pool.submit(perform, order, tell)] = name
 
     def finished(self, seconds: float) -> list[tuple[str, str, str]]:
