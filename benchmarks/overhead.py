@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 PARAMETERS = {"policy": "demo", "method": "lora"}
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg", "WANDB_MODE": "disabled", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "MKL_CBWR": "AVX2,STRICT", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg", "WANDB_MODE": "disabled", "PYTHONWARNINGS": "ignore"}
 
 
 def templates(until: str) -> list[Path]:
