@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['Outcome', 'init', 'split_parameters', 'run', 'run_once', 'say_kept', 'run_cells', 'result_text', 'plan_text',
-           'bench_of', 'status', 'show', 'why', 'ask_passphrase', 'person', 'sign', 'release', 'sign_demonstration',
-           'audit', 'serve', 'sync', 'lab', 'doctor', 'look_at_nothing']
+           'bench_of', 'status', 'show', 'why']
 
-# %% ../../nbs/90_desk/03_commands.ipynb #f2ccb770
+# %% ../../nbs/90_desk/03_commands.ipynb #4e31f2c5
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ..ground.core import BadInput, read_json
-from ..ground.settings import Workspace, create_workspace, find_workspace, home
+from ..ground.settings import Workspace, create_workspace, find_workspace
 
 # %% ../../nbs/90_desk/03_commands.ipynb #d4b421c0
 class Outcome(str):
@@ -76,9 +75,9 @@ def run(
         return Outcome(plan_text(workspace, run, cells[0].parameters, stages, from_, until))
     return run_once(workspace, run, cells[0].parameters, stages, from_, until, force)
 
-# %% ../../nbs/90_desk/03_commands.ipynb #4e8a3915
+# %% ../../nbs/90_desk/03_commands.ipynb #7d9af5f2
 def run_once(workspace: Workspace, run: str, given: dict[str, str], stages: list[str], start: str, until: str, force: bool) -> Outcome:
-    "One passage through a run; a release under a policy for demonstrations is signed on the spot and the run goes on."
+    "One passage through a run; one in which nothing was executed leaves a slip, so that the next is quick."
     from llmops_nb.desk.progress import Progress
     from llmops_nb.notebooks.pipeline import run_pipeline
     from llmops_nb.notebooks.slip import Request, keep_slip
@@ -87,9 +86,6 @@ def run_once(workspace: Workspace, run: str, given: dict[str, str], stages: list
     result = run_pipeline(workspace, run, given, stages, start, force, lambda event: (told.append(event), progress(event)), until=until)
     if result.status == "done" and all(event.get("cached") for event in told):
         keep_slip(workspace, Request(run, given, stages, start, until), [event["stage"] for event in told], result_text(result))
-    if result.status == "waiting" and (signers := sign_demonstration(workspace, run)):
-        print(signers)
-        result = run_pipeline(workspace, run, given, stages, "govern" if not stages else "", False, Progress(), until=until)
     return Outcome(result_text(result), result.exit_code)
 
 # %% ../../nbs/90_desk/03_commands.ipynb #cefba387
@@ -217,195 +213,3 @@ def why(
     step = choose(make_steps(workspace, stored_parameters(bench.ledger, run)), [stage])[0]
     state = state_of(step, run, workspace, bench.ledger, bench.store)
     return f"{step.stem} would not run: nothing that it depends on has changed." if state.row else "\n".join([f"{step.stem} would run:", *(f"  {reason}" for reason in state.reasons)])
-
-# %% ../../nbs/90_desk/03_commands.ipynb #c99c47ee
-def ask_passphrase(name: str) -> str | None:
-    "The passphrase of a person's key: from the terminal, or from $LLMOPS_PASSPHRASE where there is none."
-    if "LLMOPS_PASSPHRASE" in os.environ:
-        return os.environ["LLMOPS_PASSPHRASE"]
-    import getpass
-    import sys
-
-    if not sys.stdin.isatty():
-        raise BadInput("There is no terminal to ask for a passphrase. Run this where you can type, or set LLMOPS_PASSPHRASE.")
-    return getpass.getpass(f"Passphrase of {name}'s key: ")
-
-# %% ../../nbs/90_desk/03_commands.ipynb #a2a40f43
-def person(
-    action: str,  # add, key, revoke or list
-    names: list[str],  # who; for revoke the first digits of a key
-    roles: str = "evaluator",  # comma list of roles, for add
-    public: str = "",  # a public key (hex) whose private half is elsewhere
-    admin: str = "",  # the administrator who agrees, once there is one
-    reason: str = "",  # why a key is revoked
-) -> str:
-    "Enrol people, give them keys, revoke keys, list them."
-    from llmops_nb.govern.commands import add_person, add_person_key, people_text, revoke_person_key
-
-    workspace = find_workspace()
-    if action == "list":
-        return people_text(workspace)
-    if action not in ("add", "key", "revoke") or len(names) != 1:
-        raise BadInput("Write: llmops person add NAME --roles ROLE,ROLE | person key NAME --public HEX | person revoke KEY --reason TEXT | person list")
-    agreed = ask_passphrase(admin) if admin else None
-    if action == "add":
-        return add_person(workspace, names[0], [role.strip() for role in roles.split(",")], None if public else ask_passphrase(names[0]), public, admin, agreed)
-    return add_person_key(workspace, names[0], public, admin, agreed) if action == "key" else revoke_person_key(workspace, names[0], reason)
-
-# %% ../../nbs/90_desk/03_commands.ipynb #b066f9c7
-def sign(
-    person: str,  # who signs
-    release: str = "",  # name or digest; default the newest release
-    decision: str = "approve",  # approve, reject, revoke or exception
-    role: str = "",  # in which role, if the person has several
-    statement: str = "",  # why, in your words
-    checks: str = "",  # comma list of the checks that an exception excuses
-    days: int = 0,  # how many days an exception lasts
-    yes: bool = False,  # do not ask whether to go on
-) -> str:
-    "Sign a release: shows what changed and what was measured, then asks for the passphrase."
-    from llmops_nb.govern.commands import preview_signature
-    from llmops_nb.govern.commands import sign as sign_as
-
-    workspace, excused = find_workspace(), [check.strip() for check in checks.split(",") if check.strip()]
-    print(preview_signature(workspace, release, person, decision, statement, role, excused, days))
-    if not yes and input(f"{decision} as {person}? [y/N] ").strip().lower() not in ("y", "yes"):
-        return "Nothing was signed."
-    return sign_as(workspace, release, person, ask_passphrase(person), decision, statement, role, excused, days)
-
-# %% ../../nbs/90_desk/03_commands.ipynb #1bb1fec1
-def release(
-    action: str,  # show, list, promote or rollback
-    name: str = "",  # name@version or digest; default the newest
-    to: str = "production",  # the alias to promote to; for rollback the release to go back to
-    by: str = "",  # who does it
-) -> str:
-    "Show a release with every rule of its approval, list releases, promote one, roll production back."
-    from llmops_nb.govern.commands import promote_text, release_text, roll_back_text
-    from llmops_nb.govern.registry import list_releases
-    from llmops_nb.govern.release import open_office
-
-    workspace, who = find_workspace(), by or os.environ.get("USER", "unknown")
-    if action == "list":
-        return "\n".join(f"{row['release']}@{row['version']}  {row['created'][:16]}  {', '.join(row.get('aliases', []))}" for row in list_releases(open_office(workspace))) or "There is no release yet."
-    if action == "show":
-        return release_text(workspace, name)
-    if action not in ("promote", "rollback"):
-        raise BadInput(f"llmops release {action}: the actions are show, list, promote and rollback.")
-    return promote_text(workspace, name, to, who) if action == "promote" else roll_back_text(workspace, name, to, who)
-
-# %% ../../nbs/90_desk/03_commands.ipynb #175a1b25
-def sign_demonstration(workspace: Workspace, run: str) -> str:
-    "For a release under a policy for demonstrations: make two identities on the spot and sign with them; '' for any other."
-    from llmops_nb.govern.commands import newest_release
-    from llmops_nb.govern.people import make_demo_identities
-    from llmops_nb.govern.release import find_release, open_office
-    from llmops_nb.govern.signoff import Intent, sign_release
-    from llmops_nb.ground.audit import workspace_id
-
-    office = open_office(workspace)
-    found = find_release(office, newest_release(workspace))
-    if not office.policy(found.manifest["policy"]["name"]).demonstration:
-        return ""
-    keys = make_demo_identities(office, home() / "demonstration" / workspace_id(workspace))
-    for key in keys:
-        sign_release(office, found, key, Intent(key.name, "", "approve", "DEMONSTRATION: signed by a generated identity; nobody reviewed this."))
-    return f"DEMONSTRATION: {found.title} was signed by two identities made on the spot ({', '.join(key.name for key in keys)}). Nobody reviewed it."
-
-# %% ../../nbs/90_desk/03_commands.ipynb #41aca571
-def audit(
-    action: str,  # verify, show or export
-    to: str = "",  # for export: the folder to write
-    witness: str = "",  # for verify: a witness file from elsewhere
-) -> Outcome:
-    "Verify the audit log against its checkpoints and witness, show its entries, or export it."
-    from llmops_nb.govern.commands import audit_export, audit_verify
-    from llmops_nb.ground.audit import open_audit
-
-    workspace = find_workspace()
-    if action == "show":
-        return Outcome("\n".join(json.dumps(entry.act, ensure_ascii=False) for entry in open_audit(workspace).entries()))
-    if action == "export" and to:
-        return Outcome(audit_export(workspace, Path(to)))
-    if action != "verify":
-        raise BadInput(f"llmops audit {action}: the actions are verify, show, and export --to FOLDER.")
-    text, ok = audit_verify(workspace, Path(witness) if witness else None)
-    return Outcome(text, 0 if ok else 1)
-
-# %% ../../nbs/90_desk/03_commands.ipynb #d67bde10
-def serve(
-    run: str = "main",  # the run whose deployment is served
-    host: str = "127.0.0.1",  # address to listen at
-    port: int = 8000,  # port to listen at
-) -> Outcome:
-    "Serve a run's deployment over an OpenAI-compatible address; refused unless its release is approved now."
-    from llmops_nb.ground.ledger import Ledger
-    from llmops_nb.ground.stage import find_artifact
-    from llmops_nb.ground.store import Store
-    from llmops_nb.serve.keys import make_key, write_keys
-    from llmops_nb.serve.process import main as serve_package
-
-    workspace = find_workspace()
-    digest = find_artifact(Ledger(workspace.address("ledger")), run, "deployment")
-    if digest is None:
-        raise BadInput(f"Run {run!r} has no deployment yet. Make one with: llmops run")
-    folder = workspace.private / "serving"
-    package = folder / digest
-    if not package.exists():
-        Store(workspace.address("store")).get(digest, package)
-    if not (folder / "keys.json").exists():
-        secret, key = make_key("first")
-        write_keys(folder / "keys.json", [key])
-        print(f"Your key, shown this once: {secret}", flush=True)
-    words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest]
-    return Outcome("", serve_package(words))
-
-# %% ../../nbs/90_desk/03_commands.ipynb #80807e42
-def sync() -> Outcome:
-    "Send to W&B whatever it does not have yet, each stage once."
-    from llmops_nb.ground.tracking import sync as send
-
-    sent = send(find_workspace())
-    lines = [f"{s.state:<8} {s.stage:<28} {s.rows:>6} rows  {s.run_id}  {s.error}".rstrip() for s in sent]
-    done = sum(s.state == "sent" for s in sent)
-    return Outcome("\n".join([*lines, f"{done} of {len(sent)} sent." if sent else "Nothing to send: W&B has everything."]), 0 if done == len(sent) else 1)
-
-# %% ../../nbs/90_desk/03_commands.ipynb #8d69abd7
-def lab(
-    no_browser: bool = False,  # do not open a browser
-) -> Outcome:
-    "Open JupyterLab in the workspace, with a copy of every stage template in notebooks/."
-    import shutil
-    import subprocess
-    import sys
-
-    from llmops_nb.ground.stage import find_templates
-
-    workspace = find_workspace()
-    folder = workspace.root / "notebooks"
-    folder.mkdir(exist_ok=True)
-    for path in find_templates(workspace).values():
-        if not (folder / path.name).exists():
-            shutil.copy(path, folder / path.name)
-    command = [sys.executable, "-m", "jupyterlab", "--notebook-dir", str(workspace.root), *(["--no-browser"] if no_browser else []), *(["--allow-root"] if os.geteuid() == 0 else [])]
-    return Outcome("", subprocess.call(command, env={**os.environ, "LLMOPS_WORKSPACE": str(workspace.root)}))
-
-# %% ../../nbs/90_desk/03_commands.ipynb #72e1566d
-def doctor() -> Outcome:
-    "Look for what is wrong with this machine and workspace, and say what to do."
-    from llmops_nb.desk.doctor import look_at_keys, look_at_machine, look_at_workspace
-
-    findings = [*look_at_machine(), *look_at_keys()]
-    try:
-        findings += look_at_workspace(find_workspace())
-    except BadInput as error:
-        findings += look_at_nothing(error)
-    marks = {"ok": "✓", "note": "!", "broken": "✗"}
-    return Outcome("\n".join(f"{marks[f.level]} {f.what}{'. ' + f.advice if f.advice else ''}" for f in findings), int(any(f.level == "broken" for f in findings)))
-
-# %% ../../nbs/90_desk/03_commands.ipynb #7e48152a
-def look_at_nothing(error: BadInput) -> list[Any]:
-    "Outside of a workspace there is less to look at."
-    from llmops_nb.desk.doctor import Finding
-
-    return [Finding("note", str(error))]
