@@ -183,11 +183,12 @@ def make_engine(save_to: Path, environment: dict[str, str], progress: Progress |
 
     return LlmopsEngine
 
-# %% ../../nbs/80_notebooks/05_kernel.ipynb #57f266ae
+# %% ../../nbs/80_notebooks/05_kernel.ipynb #8e3c344d
 def execute_notebook(template: Path, save_to: Path, parameters: dict[str, Any], environment: dict[str, str], cwd: Path, kernel: str = "python3",
                      progress: Progress | None = None, timeout: float | None = None, scrub: Scrub | None = None) -> tuple[str, str]:
     "Execute a template with papermill; returns (`done` | `failed` | `died`, the error in one line). `scrub` cleans every text that a cell puts out."
     import_papermill()
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.engines import papermill_engines
     from papermill.exceptions import PapermillExecutionError
@@ -204,6 +205,8 @@ def execute_notebook(template: Path, save_to: Path, parameters: dict[str, Any], 
         return "died", "The kernel died. If memory ran out, give the stage a smaller batch or a larger machine."
     except CellTimeoutError as error:
         return "failed", str(error).splitlines()[0]
+    except NoSuchKernel:
+        return "failed", f"There is no kernel {kernel!r} in this environment. Install llmops_nb again (pip install -e . in a checkout), or set [pipeline] kernel = python3 in settings.ini."
     finally:
         papermill_engines._engines.pop(name, None)
     return "done", ""

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Pulse', 'parse_metrics', 'read_pulse', 'slower_than', 'Dashboard', 'show_rows']
 
-# %% ../../nbs/70_operate/08_dashboard.ipynb #5b2b2e37
+# %% ../../nbs/70_operate/08_dashboard.ipynb #ab359dea
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +54,13 @@ def slower_than(before: Pulse, now: Pulse, share: float = 0.95) -> float | None:
     total = between[-1][1] if between else 0.0
     return next((bound for bound, count in between if count >= share * total), None) if total else None
 
-# %% ../../nbs/70_operate/08_dashboard.ipynb #7cac7db6
+# %% ../../nbs/70_operate/08_dashboard.ipynb #e8ff4e77
 class Dashboard:
     "A widget with a server's pulse; `refresh` asks once, `start` again and again, `stop` ends it."
 
     def __init__(self, url: str, every: float = 2.0):  # every: seconds between two looks
         import ipywidgets
-        self.url, self.every, self.last = url, every, None
+        self.url, self.every, self.last, self.asked = url, every, None, 0.0
         self.page, self.ended = ipywidgets.HTML(), threading.Event()
         button = ipywidgets.Button(description="stop", icon="stop")
         button.on_click(lambda _: self.stop())
@@ -73,9 +74,10 @@ class Dashboard:
             self.page.value = show_rows("⚠ no answer", [("what happened", str(error))])
             return
         before, self.last = self.last or now, now
+        passed, self.asked = max(time.monotonic() - self.asked, 1e-3), time.monotonic()
         late = slower_than(before, now)
         self.page.value = show_rows("● answering" if now.approved else "✗ release not approved",
-                                    [("answers a second", f"{(now.answered - before.answered) / self.every:.1f}"), ("95 of 100 within", f"{late:g} s" if late else "no requests"), ("waiting now", f"{now.waiting:.0f}"),
+                                    [("answers a second", f"{(now.answered - before.answered) / passed:.1f}"), ("95 of 100 within", f"{late:g} s" if late else "no requests"), ("waiting now", f"{now.waiting:.0f}"),
                                      ("answered", f"{now.answered:.0f}"), ("turned away", f"{now.refused:.0f}"), ("failed", f"{now.failed:.0f}"), ("tokens written", f"{now.tokens:.0f}")])
 
     def start(self) -> Any:
