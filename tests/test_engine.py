@@ -70,3 +70,13 @@ def test_matrix_shares_what_is_equal_and_compares(workspace: Path, home: Path) -
     assert part.returncode == 0 and "91_two" not in part.stderr
     backwards = llmops(workspace, "run", "--from", "91", "--until", "90", home=home)
     assert backwards.returncode == 1 and "comes before" in backwards.stderr
+
+
+def test_a_setting_that_is_no_number_is_one_message(workspace: Path, home: Path) -> None:
+    "Numbers in [pipeline] are looked at before any work."
+    write_stage(workspace, "90_one", "stage.metric('one', 1)")
+    for line in ("parallel = many", "threads = 0", "timeout = -1", "parallel = nan"):
+        (workspace / "settings.ini").write_text(f"[tracking]\nmode = disabled\n[pipeline]\n{line}\n")
+        refused = llmops(workspace, "run", "90", home=home)
+        assert refused.returncode == 1 and "is not a number of at least" in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+        assert not (workspace / "runs").exists()

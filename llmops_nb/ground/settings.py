@@ -32,7 +32,7 @@ def home() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
-# %% ../../nbs/00_ground/01_settings.ipynb #c3c52caf
+# %% ../../nbs/00_ground/01_settings.ipynb #93430182
 @dataclass(frozen=True)
 class Workspace:
     "A folder with a settings.ini: where runs, store, ledger and policy are."
@@ -60,6 +60,17 @@ class Workspace:
             raise BadInput(f"{self.root / 'settings.ini'} cannot be read: {error}.") from error
         given = {k: v for k, v in parser.items(name) if k.partition(".")[0] in DEFAULTS[name]} if parser.has_section(name) else {}
         return {**DEFAULTS[name], **given}
+
+    def number(self, section: str, name: str, least: float = 0.0) -> float:
+        "A setting that is a number. Raises BadInput for one that is not, or is below `least`."
+        text = self.section(section)[name]
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value < float("inf"):
+            raise BadInput(f"[{section}] {name} = {text} in settings.ini is not a number of at least {least:g}.")
+        return value
 
     def address(self, name: str) -> str:
         "The address of the `store` or the `ledger`, with paths made absolute from the workspace."

@@ -139,15 +139,16 @@ def show_box(mark: str, title: str, detail: str, colour: str) -> None:
     display(HTML(f'<div style="border-left:4px solid {colour};padding:.35em .8em;margin:.3em 0;background:#8881"><b>{mark} {html.escape(title)}</b> '
                  f'<span style="opacity:.75">{html.escape(detail)}</span></div>'))
 
-# %% ../../nbs/00_ground/12_stage.ipynb #0f6cebee
+# %% ../../nbs/00_ground/12_stage.ipynb #1912fda6
 def show_table(frame: Any) -> None:
     "Show a DataFrame as a reader wants it: no row numbers, long texts up to 200 characters, at most 60 rows."
     import pandas as pd
     from IPython.display import HTML
 
     numbered = frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+    lined = frame.map(lambda value: value.replace("\n", " ⏎ ") if isinstance(value, str) else value)  # else a line's end is shown as a backslash and an n
     with pd.option_context("display.max_colwidth", 200, "display.precision", 4):
-        show(HTML(frame.to_html(index=not numbered, max_rows=60, border=0, na_rep="")) if "ipykernel" in sys.modules else frame)
+        show(HTML(lined.to_html(index=not numbered, max_rows=60, border=0, na_rep="")) if "ipykernel" in sys.modules else frame)
 
 # %% ../../nbs/00_ground/12_stage.ipynb #a7d35fcb
 def keep_table(folder: Path, name: str, frame: Any) -> None:

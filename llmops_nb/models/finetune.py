@@ -131,10 +131,10 @@ def save_trained(folder: Path, task: Task, trained: Trained, more: dict | None =
     save_candidate(folder, trained.model, task.loaded.tokenizer, training)
     return training
 
-# %% ../../nbs/30_models/08_finetune.ipynb #e2810164
+# %% ../../nbs/30_models/08_finetune.ipynb #3711d9cf
 def save_candidate(folder: Path, model: Any, tokenizer: Any, training: dict) -> None:  # training: base_model, base_digest, method and more
     "Adapter or model, tokenizer and training.json in the folder, with bytes that depend on nothing else."
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))  # the vocabulary never grows here; to find out, PEFT would ask the Hub
     (folder / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(str(folder))
     if (folder / "adapter_config.json").exists():

@@ -271,7 +271,7 @@ def prefers(loaded: LoadedModel, pairs: list[dict]) -> list[bool]:
     laid, shortcut = lay_pairs(loaded, pairs), shortcut_holds(loaded.model)
     return (all_logprobs(loaded.model, laid.chosen, shortcut) > all_logprobs(loaded.model, laid.rejected, shortcut)).tolist()
 
-# %% ../../nbs/30_models/10_prefer.ipynb #c76e6aa9
+# %% ../../nbs/30_models/10_prefer.ipynb #4807c6ba
 def plot_preference(rows: list[dict]) -> Any:  # as prefer gives them -> Axes
     "Loss and margin over the steps of preference learning."
     import seaborn
@@ -282,5 +282,5 @@ def plot_preference(rows: list[dict]) -> Any:  # as prefer gives them -> Axes
     axes.plot(steps, [row["margin"] for row in rows], color=colours[1], label="margin: how much more the chosen answer is preferred than before")
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(xlabel="step", ylabel="nats", title="Learning from preferences")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
     return axes

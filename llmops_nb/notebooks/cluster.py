@@ -105,7 +105,7 @@ class Sent:
     folder: Path  # the leader's
     tell: Listener
 
-# %% ../../nbs/80_notebooks/11_cluster.ipynb #9da1e59e
+# %% ../../nbs/80_notebooks/11_cluster.ipynb #e0edd903
 class ClusterExecutor:
     "Performs orders on the nodes of a Ray cluster, and at home those that must stay there."
 
@@ -117,7 +117,7 @@ class ClusterExecutor:
             Path(store).mkdir(parents=True, exist_ok=True)  # a node looks whether it sees the store, also before anything is in it
         self.joined = join_cluster(self.section["address"])
         self.ray = load_ray()
-        self.home = LocalExecutor(max(1, int(workspace.section("pipeline")["parallel"])))
+        self.home = LocalExecutor(int(workspace.section("pipeline")["parallel"]))
         self.task = self.ray.remote(perform_there)
         self.sent: dict[Any, Sent] = {}
         self.refused: list[tuple[str, str, str]] = []

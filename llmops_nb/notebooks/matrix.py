@@ -94,12 +94,12 @@ def overlap(row: dict[str, Any]) -> str:
         return ""
     return "intervals overlap" if max(low for low, _ in ends) <= min(high for _, high in ends) else "some intervals are apart"
 
-# %% ../../nbs/80_notebooks/13_matrix.ipynb #84703c51
+# %% ../../nbs/80_notebooks/13_matrix.ipynb #d9b31575
 def write_comparison(workspace: Workspace, run: str, cells: list[Cell], results: list[RunResult]) -> Path:
     "Write the page that compares the runs of a matrix, and the same as JSON beside it; returns the page."
     rows = collect(workspace, cells)
     telling = [row for row in rows if differs(row)]
-    heads = "".join(f'<th><a href="{cell.run}/index.html">{html.escape(", ".join(f"{k}={v}" for k, v in cell.varied.items()))}</a><br><span class="{"good" if result.status == "done" else "bad"}">'
+    heads = "".join(f'<th><a href="../{cell.run}/index.html">{html.escape(", ".join(f"{k}={v}" for k, v in cell.varied.items()))}</a><br><span class="{"good" if result.status == "done" else "bad"}">'
                     f"{result.status.replace('_', ' ')}</span></th>" for cell, result in zip(cells, results, strict=True))
     lines = "".join(f"<tr><td>{html.escape(row['stage'])}</td><td>{html.escape(row['name'])}</td>" + "".join(f"<td>{html.escape(number(m)) if m else ''}</td>" for m in row["runs"])
                     + f'<td class="soft">{overlap(row)}</td></tr>' for row in telling)
@@ -108,7 +108,7 @@ def write_comparison(workspace: Workspace, run: str, cells: list[Cell], results:
             f"<table><tr><th>stage</th><th>metric</th>{heads}<th></th></tr>{lines}</table></main>")
     folder = workspace.runs / f"{run}-matrix"
     write_json(folder / "comparison.json", {"runs": [{"run": c.run, "varied": c.varied, "status": r.status} for c, r in zip(cells, results, strict=True)], "metrics": rows})
-    return write_atomic(folder / "index.html", page(f"Matrix of {run}", f"llmops_nb · matrix of <b>{html.escape(run)}</b>", body.replace('href="', 'href="../')))
+    return write_atomic(folder / "index.html", page(f"Matrix of {run}", f"llmops_nb · matrix of <b>{html.escape(run)}</b>", body))
 
 # %% ../../nbs/80_notebooks/13_matrix.ipynb #ddc285de
 def run_matrix(workspace: Workspace, run: str, cells: list[Cell], listener: Listener = lambda event: None, begun: Any = lambda cell: None, **options: Any) -> tuple[list[RunResult], Path]:

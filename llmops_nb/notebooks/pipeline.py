@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXIT_CODES', 'AGAIN', 'RunResult', 'needs_of', 'measures', 'notice_of', 'describe', 'write_run_index',
-           'write_index_so_far', 'Passage', 'stored_parameters', 'mirrored', 'make_executor', 'check_secrets',
-           'call_webhook', 'in_turn', 'run_pipeline']
+           'write_index_so_far', 'Passage', 'stored_parameters', 'mirrored', 'check_numbers', 'make_executor',
+           'check_secrets', 'call_webhook', 'in_turn', 'run_pipeline']
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #c70697b9
 import json
@@ -98,7 +98,7 @@ def write_index_so_far(bench: Bench, steps: list[Step]) -> None:
     with suppress(FileNotFoundError, BadInput):
         write_run_index(bench, steps)
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #1ba75f43
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #538af669
 @dataclass
 class Passage:
     "One passage through the chosen stages of a run."
@@ -112,6 +112,7 @@ class Passage:
     begun: dict[str, Begun] = field(default_factory=dict)
     ended: dict[str, tuple[str, str]] = field(default_factory=dict)  # status and error
     lost: Counter = field(default_factory=Counter)
+    alone: set[str] = field(default_factory=set)  # stages that measure speed
     steps: list[Step] = field(default_factory=list)  # all of the run, for its index
     track: Callable[[], None] = lambda: None  # called before a stage begins
 
@@ -133,8 +134,7 @@ class Passage:
 
     def has_place(self, step: Step) -> bool:
         "Whether the stage can begin beside what is being executed."
-        others = [begun.state.step for begun in self.begun.values()]
-        return not others or (len(others) < self.executor.places and not measures(step) and not any(map(measures, others)))
+        return not self.begun or (len(self.begun) < self.executor.places and not self.alone & {step.stem, *self.begun})
 
     def begin_what_is_ready(self) -> bool:
         "Begin every stage that can begin; returns whether there was one."
@@ -208,12 +208,18 @@ def mirrored(workspace: Workspace, run: str, ledger: Ledger) -> Iterator[Callabl
         for mirror in mirrors:
             mirror.close()
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #0ee818f3
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #ba36c380
+def check_numbers(workspace: Workspace) -> None:
+    "Raises BadInput when a number in [pipeline] of settings.ini is none."
+    for name, least in (("threads", 1.0), ("parallel", 1.0), ("timeout", 0.0)):
+        workspace.number("pipeline", name, least)
+
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #f4e3c30e
 def make_executor(workspace: Workspace) -> Any:
     "The executor that settings.ini asks for. Raises BadInput for one that there is not."
     section = workspace.section("pipeline")
     if section["engine"] == "local":
-        return LocalExecutor(max(1, int(section["parallel"])))
+        return LocalExecutor(int(section["parallel"]))
     if section["engine"] == "ray":
         from llmops_nb.notebooks.cluster import ClusterExecutor
 
@@ -229,7 +235,7 @@ def check_secrets(steps: list[Step], declared: str) -> None:
             if found := find_secret(str(value).encode(), secrets):
                 raise BadInput(f"Parameter {name!r} of {step.stem} holds the value of ${found}. Parameters are written into notebooks and receipts; let the stage read the environment instead.")
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #4a568bab
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #54779749
 def call_webhook(workspace: Workspace, result: RunResult) -> str:
     "Tell the webhook of settings.ini how a run ended; returns '' or why it could not be told."
     from urllib.request import Request, urlopen
@@ -237,7 +243,7 @@ def call_webhook(workspace: Workspace, result: RunResult) -> str:
     section = workspace.section("pipeline")
     if not section["webhook"] or result.status == "done":
         return ""
-    failed = [entry["folder"] for entry in result.entries if entry["status"] in EXIT_CODES and entry["status"] not in ("done", "cached")]
+    failed = [entry["folder"] for entry in result.entries if entry["status"] in EXIT_CODES and entry["status"] != "done"]
     message = {"workspace": workspace.root.name, "run": result.run, "status": result.status, "stages": failed, "message": scrubber(section["secrets"])(result.message)[:2000]}
     try:
         if not section["webhook"].startswith(("http://", "https://")):
@@ -258,7 +264,7 @@ def in_turn(listener: Listener) -> Listener:
 
     return tell
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #2f95d7e9
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #9f094d4c
 def run_pipeline(
     workspace: Workspace,
     run: str = "main",
@@ -272,6 +278,7 @@ def run_pipeline(
 ) -> RunResult:
     "Execute the stages of a run that need it. Raises BadInput before any work for a parameter, file, model or folder that cannot be used."
     check_writable(workspace)
+    check_numbers(workspace)
     ledger, store = Ledger(workspace.address("ledger")), Store(workspace.address("store"))
     given = {**stored_parameters(ledger, check_name(run, "run name")), **(parameters or {})}
     steps = make_steps(workspace, given)
@@ -279,7 +286,7 @@ def run_pipeline(
     preflight(chosen, workspace)
     check_secrets(chosen, workspace.section("pipeline")["secrets"])
     bench, executor = Bench(workspace, run, ledger, store, notice_of(workspace, steps)), make_executor(workspace)
-    passage = Passage(bench, executor, in_turn(listener), force, {step.stem: step for step in chosen}, needs_of(steps), steps=steps)
+    passage = Passage(bench, executor, in_turn(listener), force, {step.stem: step for step in chosen}, needs_of(steps), alone={step.stem for step in chosen if measures(step)}, steps=steps)
     with hold(ledger, run, given) as outcome, mirrored(workspace, run, ledger) if track else nullcontext(passage.track) as passage.track:
         try:
             passage.go()

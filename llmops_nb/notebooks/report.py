@@ -17,7 +17,7 @@ from ..ground.core import BadInput, digest_file, read_json, write_atomic
 from .kernel import IMPORTING
 from .receipt import read_receipt
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #983eca26
+# %% ../../nbs/80_notebooks/07_report.ipynb #125de909
 STYLE = """
 :root{--ink:#1c2530;--soft:#5b6876;--line:#dfe4ea;--back:#fff;--band:#f5f7f9;--good:#2a9d55;--bad:#c0392b;--warn:#b9770e;--link:#1f5fa8}
 @media (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--soft:#9aa7b4;--line:#333c46;--back:#161b21;--band:#1e252d;--link:#7db4f0}img{background:#fff;border-radius:4px}}
@@ -25,7 +25,7 @@ body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans
 main{max-width:64rem;margin:0 auto;padding:1rem 1.5rem 4rem}h1{font-size:1.9rem;margin:.6em 0 .2em}h2{margin:1.6em 0 .4em;font-size:1.3rem}h1 .anchor-link,h2 .anchor-link,h3 .anchor-link{display:none}
 blockquote{margin:.4em 0 1em;padding:.1em 1em;border-left:4px solid var(--link);color:var(--soft);font-size:1.1rem}a{color:var(--link)}
 table{border-collapse:collapse;margin:.6em 0;font-size:.9rem;display:block;overflow-x:auto}th,td{padding:.3em .7em;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}th{background:var(--band)}
-pre{overflow-x:auto;font-size:.82rem;margin:.3em 0}img{max-width:100%;height:auto}.band{background:var(--band);border-bottom:1px solid var(--line)}.band>div{max-width:64rem;margin:0 auto;padding:.6rem 1.5rem}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem;margin:.3em 0}img{max-width:100%;height:auto}.band{background:var(--band);border-bottom:1px solid var(--line)}.band>div{max-width:64rem;margin:0 auto;padding:.6rem 1.5rem}
 .soft{color:var(--soft);font-size:.9rem}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}code{font-size:.85em}.notice{background:#b9770e22;border:1px solid var(--warn);padding:.5em 1em;border-radius:6px;margin:.8em 0}
 .jp-InputPrompt,.jp-OutputPrompt,.jp-CodeCell .jp-Cell-inputWrapper{display:none}#code:checked~main .jp-CodeCell .jp-Cell-inputWrapper{display:block;background:var(--band);padding:.4em .8em;border-radius:6px;margin:.4em 0}
 #code{margin-left:max(1.5rem,calc(50vw - 30.5rem))}.bar{display:inline-block;height:.6em;background:var(--link);border-radius:2px}
