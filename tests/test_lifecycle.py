@@ -97,6 +97,24 @@ def test_an_answer_leads_to_the_raw_data(demo: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_the_evidence_of_the_release_can_be_checked_without_us(demo: Path, tmp_path: Path):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    from huggingface_hub import ModelCard
+
+    done = llmops(demo, "evidence", "--to", str(tmp_path / "pack"), home=home_of(demo))
+    assert done.returncode == 0 and "the release verifies now" in done.stdout, done.stdout + done.stderr
+    pack = tmp_path / "pack"
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=pack).returncode == 0
+    said = json.loads((pack / "evidence.json").read_text())
+    wanting = [row["id"] for row in said["controls"] if row["status"] == "met" and not row["evidence"]]
+    assert not wanting and all(rule["passed"] for rule in said["rules"]), wanting
+    assert ModelCard((pack / "release/model_card.md").read_text()).data.eval_results
+    assert not mlcroissant.Dataset(jsonld=pack / "data_card/croissant.json").metadata.ctx.issues.errors
+    pages = [page.read_text() for page in pack.glob("*.html")]
+    assert len(pages) == 9 and all("DEMONSTRATION" in page and "<script" not in page for page in pages) and "MISSING" in (pack / "annex_iv.html").read_text()
+
+
+@pytest.mark.slow
 def test_production_needs_people(copy: Path):
     home, signed = home_of(copy), {"LLMOPS_PASSPHRASE": "a long passphrase"}
     waiting = llmops(copy, "run", "-p", "policy=production", home=home)

@@ -40,6 +40,27 @@ def test_migration_makes_the_tables(address: str):
         assert compare_metadata(MigrationContext.configure(connection), tables) == []
 
 
+def test_a_ledger_of_the_first_version_is_upgraded_with_its_rows(address: str):
+    from alembic import command
+    from alembic.config import Config
+    from llmops_nb.ground import ledger as books
+
+    with books.connect(address).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(books.sql.text("create database old"))
+    address = address.replace("/postgres?", "/old?")
+    config = Config()
+    config.set_main_option("script_location", str(Path(books.llmops_nb.__file__).parent / "ground" / "migrations"))
+    with books.connect(address).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(books.sql.text("insert into feedback (time, request, rating, correction, source) values ('t', 'r-1', 'up', '', '')"))
+        connection.execute(books.sql.text("insert into releases (name, version, digest, run, manifest, created, demonstration) values ('a', '1', 'd', 'main', '{\"x\": 1}', 't', false)"))
+    ledger = books.Ledger(address)
+    assert books.version_of(ledger.engine) == books.HEAD
+    assert ledger.rows(books.sql.select(books.feedback.c.request, books.feedback.c.subject)) == [{"request": "r-1", "subject": ""}]
+    assert [row["manifest"] for row in ledger.rows(books.sql.select(books.releases))] == [{"x": 1}]
+
+
 def test_concurrent_writers_lose_nothing(address: str):
     from llmops_nb.ground.ledger import Ledger, feedback, sql
 

@@ -10,26 +10,42 @@ from ..ground.core import digest_file, write_atomic
 from .records import Dataset
 
 # %% auto #0
-__all__ = ['CROISSANT_CONTEXT', 'FIELD_NOTES', 'croissant_of', 'header_of', 'as_table', 'card_of', 'save_card']
+__all__ = ['CROISSANT_WORDS', 'CROISSANT_CONTEXT', 'SPLITS', 'FIELD_NOTES', 'file_object', 'record_set', 'croissant_of',
+           'header_of', 'as_table', 'card_of', 'save_card']
 
-# %% ../../nbs/10_data/16_card.ipynb #681687ee
+# %% ../../nbs/10_data/16_card.ipynb #cd0a53d9
+CROISSANT_WORDS = """arrayShape citeAs column containedIn equivalentProperty extract field fileObject fileProperty fileSet format includes isArray isLiveDataset jsonPath key md5
+    parentField path recordSet references regex repeated replace samplingRate separator source subField transform""".split()
 CROISSANT_CONTEXT = {
-    "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/", "cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo", "recordSet": "cr:recordSet", "field": "cr:field", "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "source": "cr:source", "extract": "cr:extract",
-    "column": "cr:column", "fileObject": "cr:fileObject", "jsonPath": "cr:jsonPath", "key": "cr:key", "sha256": "cr:sha256", "isLiveDataset": "cr:isLiveDataset", "data": {"@id": "cr:data", "@type": "@json"}}
+    "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/", "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/", "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo", "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "examples": {"@id": "cr:examples", "@type": "@json"},
+    "name": {"@container": "@language"}, "description": {"@container": "@language"}, **{word: f"cr:{word}" for word in CROISSANT_WORDS}}
+SPLITS = ("train", "valid", "test")
 FIELD_NOTES = {"id": "stable name of the record", "text": "what the customer wrote, personal data replaced", "label": "intent", "target": "hoped-for answer: label on the first line, then the reply",
                "reply": "hoped-for reply", "language": "language code", "time": "date of the message", "split": "train, valid or test"}
 
-# %% ../../nbs/10_data/16_card.ipynb #e37c84a2
+# %% ../../nbs/10_data/16_card.ipynb #4444cfae
+def file_object(folder: Path, split: str) -> dict:  # folder: where the dataset's files are
+    "A split's file with size and digest, in Croissant's words."
+    path = folder / f"{split}.jsonl"
+    return {"@type": "cr:FileObject", "@id": path.name, "name": path.name, "contentUrl": path.name, "encodingFormat": "application/jsonlines", "contentSize": f"{path.stat().st_size} B", "sha256": digest_file(path)}
+
+# %% ../../nbs/10_data/16_card.ipynb #336931ff
+def record_set(split: str) -> dict:
+    "The records of a split with their fields, in Croissant's words."
+    fields = [{"@type": "cr:Field", "@id": f"{split}/{field}", "name": field, "description": note, "dataType": "sc:Text", "source": {"fileObject": {"@id": f"{split}.jsonl"}, "extract": {"column": field}}}
+              for field, note in FIELD_NOTES.items()]
+    return {"@type": "cr:RecordSet", "@id": split, "name": split, "key": {"@id": f"{split}/id"}, "field": fields}
+
+# %% ../../nbs/10_data/16_card.ipynb #6dcd170c
 def croissant_of(folder: str | Path, dataset: Dataset, name: str, licence: str) -> dict:  # folder: where the dataset's files are
-    "The Croissant 1.1 description of the dataset: one file object with digest for each split, one record set with its fields."
-    folder = Path(folder)
-    files = [{"@type": "cr:FileObject", "@id": f"{split}.jsonl", "name": f"{split}.jsonl", "contentUrl": f"{split}.jsonl", "encodingFormat": "application/jsonlines", "contentSize": f"{(folder / f'{split}.jsonl').stat().st_size} B", "sha256": digest_file(folder / f"{split}.jsonl")} for split in ("train", "valid", "test")]
-    fields = [{"@type": "cr:Field", "@id": f"records/{field}", "name": field, "description": note, "dataType": "sc:Text", "source": {"fileObject": {"@id": "train.jsonl"}, "extract": {"column": field}}} for field, note in FIELD_NOTES.items()]
+    "The Croissant 1.1 description of the dataset: a file with digest and a record set for each split, and what was done to personal data, in its vocabulary for responsible AI."
+    files = [file_object(Path(folder), split) for split in SPLITS]
     dates = sorted(time for frame in (dataset.train, dataset.valid, dataset.test) for time in frame["time"] if time)
-    return {"@context": CROISSANT_CONTEXT, "@type": "sc:Dataset", "conformsTo": "http://mlcommons.org/croissant/1.1", "name": name, "description": f"Customer messages prepared for the task: {dataset.info['task']}.",
-            "license": licence or "unknown", "url": f"urn:sha256:{files[0]['sha256']}", "version": "1.0.0", **({"datePublished": dates[-1]} if dates else {}), "isLiveDataset": False, "distribution": files,
-            "recordSet": [{"@type": "cr:RecordSet", "@id": "records", "name": "records", "key": {"@id": "records/id"}, "field": fields}]}
+    return {"@context": CROISSANT_CONTEXT, "@type": "sc:Dataset", "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"], "name": name,
+            "description": f"Customer messages prepared for the task: {dataset.info['task']}.", "license": licence or "unknown", "url": f"urn:sha256:{files[0]['sha256']}", "version": "1.0.0",
+            **({"datePublished": dates[-1]} if dates else {}), "isLiveDataset": False, "citeAs": f"{name}, prepared with llmops_nb", "rai:personalSensitiveInformation": "Replaced by patterns and cues; names without a cue are missed. Pseudonymised, not anonymous.",
+            "rai:dataPreprocessingProtocol": "Cleaned, exact and near copies removed, split by whole clusters; the artifact `removals` of the same run lists what and why.", "distribution": files, "recordSet": [record_set(split) for split in SPLITS]}
 
 # %% ../../nbs/10_data/16_card.ipynb #4c49e85a
 def header_of(dataset: Dataset, name: str, licence: str) -> str:

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['WORDS', 'COMMANDS', 'stop', 'main', 'run_command']
 
-# %% ../../nbs/90_desk/09_cli.ipynb #d61d2c42
+# %% ../../nbs/90_desk/09_cli.ipynb #e38a5b35
 import os
 import signal
 import sys
 import threading
 
-from . import commands, history, people, service, upkeep
+from . import commands, evidence, history, people, service, upkeep
 from .words import call, make_parser
 from ..ground.core import LlmopsError
 
-# %% ../../nbs/90_desk/09_cli.ipynb #045cb1e5
-WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person", "release", "audit"), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",)}
+# %% ../../nbs/90_desk/09_cli.ipynb #d2306569
+WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person", "release", "audit"), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",), evidence: ("evidence",)}
 COMMANDS = {name: getattr(module, name) for module, names in WORDS.items() for name in names}
 
 # %% ../../nbs/90_desk/09_cli.ipynb #d2684760

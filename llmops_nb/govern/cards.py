@@ -41,7 +41,7 @@ def interval(metric: Mapping[str, Any]) -> str:
     ends = f" [{cell(float(metric['low']))}, {cell(float(metric['high']))}]" if metric.get("low") is not None and metric.get("high") is not None else ""
     return f"{cell(float(metric['value']))}{ends}" + (f", n = {int(metric['n'])}" if metric.get("n") is not None else "")
 
-# %% ../../nbs/50_govern/06_cards.ipynb #ee8c6bb0
+# %% ../../nbs/50_govern/06_cards.ipynb #57c293b2
 def card_head(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     "The YAML head that hubs read, with the metrics as a model index."
     metrics = evidence.get("evaluation", {}).get("metrics", [])
@@ -49,7 +49,7 @@ def card_head(manifest: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     results = [{"task": {"type": "text-generation"}, "dataset": {"name": "test split of the dataset below", "type": "private"},
                 "metrics": [{"type": m["name"], "value": m["value"], "name": f"{m['name']} ({interval(m)})"} for m in metrics if m.get("value") is not None]}]
     return front_matter({"license": licence_of(base), "base_model": adapter.get("base_model") or base.get("base_model"), "library_name": "peft" if adapter.get("method") not in (None, "full") else "transformers", "pipeline_tag": "text-generation",
-                         "language": sorted(evidence.get("dataset", {}).get("languages") or []), "tags": ["llmops_nb", *(["demonstration"] if manifest["demonstration"] else [])],
+                         "language": sorted(evidence.get("objectives", {}).get("languages") or []), "tags": ["llmops_nb", *(["demonstration"] if manifest["demonstration"] else [])],
                          "model-index": [{"name": manifest["name"], "results": results}] if metrics else []})
 
 # %% ../../nbs/50_govern/06_cards.ipynb #cbd14e14

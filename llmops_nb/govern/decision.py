@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNATURES', 'check_table', 'write_release', 'Decision', 'sign_demonstration', 'decide', 'conclude', 'rule_table']
 
-# %% ../../nbs/50_govern/08_decision.ipynb #78447bf8
+# %% ../../nbs/50_govern/08_decision.ipynb #23a5bb87
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from .cards import data_card, interval, model_card
 from .people import make_demo_identities
 from .policy import Policy
 from .registry import promote, release_at
-from .release import Office, Release, propose_release, release_manifest, release_subjects, stage_parameters
+from .papers import environment_lock
+from .release import Office, Release, keep_receipts, propose_release, release_manifest, release_subjects, stage_parameters
 from .signoff import Intent, sign_release
 from ..ground.core import write_atomic, write_json
 from ..ground.settings import home
@@ -29,7 +30,7 @@ def check_table(checks: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [{"check": c["id"], "what it asks": c["title"], "value [95 % interval]": interval(c) if c["value"] is not None else "", "wanted": bounds(c), "result": "pass" if c["passed"] else "FAIL" if c["blocking"] else "note",
              "detail": c["detail"], "evidence": c["evidence"][:12]} for c in checks]
 
-# %% ../../nbs/50_govern/08_decision.ipynb #95b3f51b
+# %% ../../nbs/50_govern/08_decision.ipynb #1378a7e7
 def write_release(
     folder: Path,  # the stage's output
     office: Office,
@@ -40,12 +41,14 @@ def write_release(
     evidence: Mapping[str, Any],  # of read_evidence
     authors: str = "",  # names, separated by commas
 ) -> dict[str, Any]:
-    "Write release.json, model_card.md and data_card.md, and return the first."
+    "Write release.json, environment.json, model_card.md and data_card.md, and return the first."
     training, proposal = evidence.get("adapter", {}), evidence.get("evaluation", {}).get("proposal") or {}
     base = str(training.get("base_digest") or evidence.get("selection", {}).get("base_digest") or "")
     model = {"base_model": training.get("base_model", ""), "base_digest": base, "method": training.get("method", ""), "proposal": proposal.get("candidate", "")}
-    manifest = release_manifest(name, release_subjects(stage.inputs, base), checks, policy, authors.split(","), stage_parameters(office, stage.run), model)
+    papers = keep_receipts(office, stage.run)[1]
+    manifest = release_manifest(name, release_subjects(stage.inputs, base, papers), checks, policy, authors.split(","), stage_parameters(office, stage.run), model)
     write_json(folder / "release.json", manifest)
+    write_json(folder / "environment.json", environment_lock(papers))
     write_atomic(folder / "model_card.md", model_card(manifest, evidence))
     write_atomic(folder / "data_card.md", data_card(manifest, stage.input("data_card", optional=True)))
     return manifest

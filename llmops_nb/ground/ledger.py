@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['tables', 'runs', 'stages', 'artifacts', 'lineage', 'metrics', 'series', 'gates', 'mirrors', 'people', 'keys',
-           'releases', 'aliases', 'signoffs', 'prompts', 'feedback', 'requests', 'HEAD', 'now', 'identity', 'connect',
-           'version_of', 'migration_lock', 'migrate', 'Ledger', 'latest_stage', 'lineage_of']
+           'releases', 'aliases', 'moves', 'release_mirrors', 'signoffs', 'prompts', 'feedback', 'requests', 'subjects',
+           'erasures', 'affected', 'deletions', 'HEAD', 'now', 'identity', 'connect', 'version_of', 'migration_lock',
+           'migrate', 'Ledger', 'latest_stage', 'lineage_of']
 
 # %% ../../nbs/00_ground/03_ledger.ipynb #ec53f168
 import fcntl
@@ -60,27 +61,46 @@ mirrors = sql.Table("mirrors", tables, Column("stage_id", ForeignKey("stages.id"
                     Column("state", String(10), nullable=False), Column("rows", Integer, nullable=False, default=0), Column("folder", Text, nullable=False, default=""),
                     Column("error", Text, nullable=False, default=""))
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #034f0a7e
+# %% ../../nbs/00_ground/03_ledger.ipynb #b8cf0d97
 people = sql.Table("people", tables, Column("name", String(100), primary_key=True), Column("roles", _json, nullable=False), Column("enrolled", String(40), nullable=False),
                    Column("active", Boolean, nullable=False, default=True), Column("demonstration", Boolean, nullable=False, default=False))
 keys = sql.Table("keys", tables, Column("key_id", String(64), primary_key=True), Column("person", ForeignKey("people.name"), nullable=False),
                  Column("public_hex", String(64), unique=True, nullable=False), Column("added", String(40), nullable=False), Column("revoked", String(40), nullable=False, default=""))
 releases = sql.Table("releases", tables, identity(), Column("name", String(100), index=True, nullable=False), Column("version", String(64), nullable=False),
                      Column("digest", String(64), unique=True, nullable=False), Column("run", String(100), nullable=False), Column("manifest", _json, nullable=False),
-                     Column("created", String(40), nullable=False), Column("demonstration", Boolean, nullable=False, default=False))
+                     Column("created", String(40), nullable=False), Column("demonstration", Boolean, nullable=False, default=False),
+                     Column("receipts", String(64), nullable=False, default="", server_default=""), sql.Index("ix_releases_name_created", "name", "created"), sql.Index("ix_releases_name_version", "name", "version"))
 aliases = sql.Table("aliases", tables, Column("release", String(100), primary_key=True), Column("alias", String(40), primary_key=True), Column("version", String(64), nullable=False),
-                    Column("digest", String(64), nullable=False), Column("moved_at", String(40), nullable=False), Column("moved_by", String(100), nullable=False))
+                    Column("digest", String(64), index=True, nullable=False), Column("moved_at", String(40), nullable=False), Column("moved_by", String(100), nullable=False))
+moves = sql.Table("moves", tables, identity(), Column("release", String(100), nullable=False), Column("alias", String(40), nullable=False), Column("version", String(64), nullable=False),
+                  Column("digest", String(64), index=True, nullable=False), Column("moved_at", String(40), nullable=False), Column("moved_by", String(100), nullable=False),
+                  Column("why", Text, nullable=False, default=""), sql.Index("ix_moves_release_alias", "release", "alias", "id"))
+release_mirrors = sql.Table("release_mirrors", tables, Column("digest", String(64), primary_key=True), Column("run_id", String(64), nullable=False), Column("state", String(10), nullable=False),
+                            Column("told", _json, nullable=False), Column("error", Text, nullable=False, default="", server_default=""))
 signoffs = sql.Table("signoffs", tables, identity(), Column("digest", String(64), index=True, nullable=False), Column("person", String(100), nullable=False),
                      Column("key_id", String(64), nullable=False), Column("role", String(40), nullable=False), Column("decision", String(20), nullable=False),
                      Column("envelope", _json, nullable=False), Column("created", String(40), nullable=False), Column("expires", String(40), nullable=False, default=""))
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #6c9d4c67
+# %% ../../nbs/00_ground/03_ledger.ipynb #f1c03d0d
 prompts = sql.Table("prompts", tables, Column("digest", String(64), primary_key=True), Column("name", String(100), index=True, nullable=False), Column("content", _json, nullable=False),
                     Column("created", String(40), nullable=False))
 feedback = sql.Table("feedback", tables, identity(), Column("time", String(40), nullable=False), Column("request", String(100), index=True, nullable=False),
-                     Column("rating", String(10), nullable=False), Column("correction", Text, nullable=False, default=""), Column("source", String(100), nullable=False, default=""))
+                     Column("rating", String(10), nullable=False), Column("correction", Text, nullable=False, default=""), Column("source", String(100), nullable=False, default=""),
+                     Column("subject", String(64), index=True, nullable=False, default="", server_default=""))
 requests = sql.Table("requests", tables, Column("id", String(100), primary_key=True), Column("time", String(40), index=True, nullable=False), Column("key", String(64), nullable=False),
-                     Column("release", String(64), nullable=False), Column("tokens_in", Integer), Column("tokens_out", Integer), Column("seconds", Float), Column("status", Integer, nullable=False))
+                     Column("release", String(64), nullable=False), Column("tokens_in", Integer), Column("tokens_out", Integer), Column("seconds", Float), Column("status", Integer, nullable=False),
+                     Column("subject", String(64), index=True, nullable=False, default="", server_default=""))
+
+# %% ../../nbs/00_ground/03_ledger.ipynb #2612ce5c
+subjects = sql.Table("subjects", tables, Column("subject", String(64), primary_key=True), Column("restricted", String(40), nullable=False, default=""), Column("held", String(40), nullable=False, default=""),
+                     Column("why", Text, nullable=False, default=""), Column("erased", String(40), nullable=False, default=""), Column("changed", String(40), nullable=False), Column("changed_by", String(100), nullable=False))
+erasures = sql.Table("erasures", tables, identity(), Column("subject", String(64), index=True, nullable=False), Column("digest", String(64), unique=True, nullable=False),
+                     Column("envelope", _json, nullable=False), Column("created", String(40), nullable=False))
+affected = sql.Table("affected", tables, identity(), Column("erasure", ForeignKey("erasures.id"), index=True, nullable=False), Column("kind", String(40), nullable=False), Column("name", String(200), nullable=False),
+                     Column("digest", String(64), index=True, nullable=False), Column("run", String(100), nullable=False, default=""), Column("status", String(20), nullable=False),
+                     Column("decision", _json), Column("changed", String(40), nullable=False))
+deletions = sql.Table("deletions", tables, identity(), Column("place", String(40), nullable=False), Column("address", String(300), nullable=False), Column("status", String(20), index=True, nullable=False),
+                      Column("created", String(40), nullable=False), Column("checked", String(40), nullable=False, default=""), Column("error", Text, nullable=False, default=""))
 
 # %% ../../nbs/00_ground/03_ledger.ipynb #a7486588
 def connect(address: str) -> sql.Engine:
@@ -102,8 +122,8 @@ def connect(address: str) -> sql.Engine:
 
     return engine
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #16839679
-HEAD = "0001"  # the newest migration in ground/migrations/versions
+# %% ../../nbs/00_ground/03_ledger.ipynb #5c617669
+HEAD = "0002"  # the newest migration in ground/migrations/versions
 
 # %% ../../nbs/00_ground/03_ledger.ipynb #37166345
 def version_of(engine: sql.Engine) -> str:

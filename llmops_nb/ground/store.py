@@ -6,7 +6,8 @@
 __all__ = ['MEDIA_TYPES', 'WHOLE', 'Entry', 'media_type', 'list_files', 'describe', 'manifest_bytes', 'digest_folder',
            'LocalShelf', 'RemoteShelf', 'Store', 'check_inside']
 
-# %% ../../nbs/00_ground/02_store.ipynb #9e209fe6
+# %% ../../nbs/00_ground/02_store.ipynb #122a38d5
+import json
 import mimetypes
 import os
 import shutil
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from .core import BadInput, IntegrityError, canonical_json, digest_bytes, digest_file, sync_folder, temporary_name, write_atomic
@@ -165,7 +166,7 @@ class RemoteShelf:
             if not PurePosixPath(path).name.startswith("."):
                 yield path[path.index(f"{prefix}/"):]
 
-# %% ../../nbs/00_ground/02_store.ipynb #2c49627a
+# %% ../../nbs/00_ground/02_store.ipynb #4812c507
 class Store:
     "Content-addressed artifacts at a folder or any fsspec address."
 
@@ -179,12 +180,17 @@ class Store:
     @staticmethod
     def manifest(digest: str) -> str: return f"manifests/{digest[:2]}/{digest}"
 
+    @staticmethod
+    def tombstone(digest: str) -> str: return f"erased/{digest[:2]}/{digest}"
+
     def put(self, folder: str | Path) -> str:
         "Keep a folder; returns its digest. Blobs first, manifest last, so that a digest that can be found is whole."
         folder = Path(folder)
         entries = describe(folder)
         for entry in entries:
             if not self.shelf.renew(self.blob(entry.sha256)):
+                if note := self.erased(entry.sha256):
+                    raise BadInput(f"{entry.path} in {folder} {note} and may not come back. Make it again without what was erased: llmops run")
                 self.shelf.put(self.blob(entry.sha256), folder / entry.path)
         digest = digest_bytes(manifest_bytes(entries))
         if not self.shelf.renew(self.manifest(digest)):
@@ -197,20 +203,22 @@ class Store:
         with tempfile.TemporaryDirectory() as folder:
             self.shelf.put(key, write_atomic(Path(folder) / "bytes", data))
 
+    def _read(self, key: str) -> bytes:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.shelf.fetch(key, Path(folder) / "bytes")
+            return (Path(folder) / "bytes").read_bytes()
+
     def has(self, digest: str) -> bool:
         "Whether an artifact with this digest was stored."
         return self.shelf.has(self.manifest(digest))
 
     def entries(self, digest: str) -> list[Entry]:
         "The manifest of an artifact, checked against its digest. Raises BadInput when unknown, IntegrityError when changed."
-        import json
-        import tempfile
-
         if not self.has(digest):
             raise BadInput(f"No artifact {digest} in the store. Run the stage that writes it, or restore a snapshot that holds it.")
-        with tempfile.TemporaryDirectory() as folder:
-            self.shelf.fetch(self.manifest(digest), Path(folder) / "manifest")
-            data = (Path(folder) / "manifest").read_bytes()
+        data = self._read(self.manifest(digest))
         if digest_bytes(data) != digest:
             raise IntegrityError(f"The manifest of artifact {digest} was changed: its bytes have digest {digest_bytes(data)}. Restore it from a snapshot.")
         return [Entry(**entry) for entry in json.loads(data)["files"]]
@@ -227,11 +235,28 @@ class Store:
 
     def _fetch_checked(self, entry: Entry, target: Path, digest: str) -> None:
         if not self.shelf.has(self.blob(entry.sha256)):
+            if note := self.erased(entry.sha256):
+                raise IntegrityError(f"{entry.path} of artifact {digest} {note}. Make it again without what was erased: llmops run")
             raise IntegrityError(f"{entry.path} of artifact {digest} is missing from the store (blob {entry.sha256}). Restore it from a snapshot.")
         self.shelf.fetch(self.blob(entry.sha256), target)
         if (found := digest_file(target)) != entry.sha256:
             target.unlink()
             raise IntegrityError(f"{entry.path} of artifact {digest} was changed: expected {entry.sha256}, found {found}. Restore it from a snapshot.")
+
+    def erase(self, digest: str, why: str) -> bool:  # digest: of a blob, not of an artifact; why: without personal data
+        "Destroy a blob for good, leaving a note of when and why; whether it was there. Its manifests stay, so that receipts still say what was."
+        there = self.shelf.has(self.blob(digest))
+        if not self.erased(digest):
+            self._put_bytes(self.tombstone(digest), canonical_json({"digest": digest, "why": why, "time": datetime.now(UTC).isoformat(timespec="seconds")}))
+        self.shelf.remove(self.blob(digest))
+        return there
+
+    def erased(self, digest: str) -> str:
+        "When and why a blob was erased, '' for one that was not."
+        if not self.shelf.has(self.tombstone(digest)):
+            return ""
+        note = json.loads(self._read(self.tombstone(digest)))
+        return f"was erased on {note['time'][:10]} ({note['why']})"
 
     def lacks(self, digest: str) -> str:
         "What of an artifact is not there, '' when all of it is; looks at names and sizes and reads no content."
@@ -241,7 +266,7 @@ class Store:
         return ", ".join(wrong[:3])
 
     def verify(self) -> list[str]:
-        "Re-hash everything; returns what is wrong, one sentence each, an empty list when all is well."
+        "Re-hash everything; returns what is wrong, one sentence each, an empty list when all is well. What was erased is not wrong, unless it came back."
         import tempfile
 
         problems, blobs = [], set()
@@ -250,8 +275,10 @@ class Store:
                 blobs |= {(entry.sha256, entry.path, key[-64:]) for entry in self.entries(key[-64:])}
             except IntegrityError as error:
                 problems.append(str(error))
+        gone = {key[-64:] for key in self.shelf.keys("erased")}
+        problems += [f"Blob {sha256} {self.erased(sha256)} and is here again. Remove it with: llmops subject reapply" for sha256 in sorted(gone) if self.shelf.has(self.blob(sha256))]
         with tempfile.TemporaryDirectory() as folder:
-            for sha256, path, digest in sorted(blobs):
+            for sha256, path, digest in sorted(blob for blob in blobs if blob[0] not in gone):
                 try:
                     self._fetch_checked(Entry(path, 0, sha256, ""), Path(folder) / "blob", digest)
                 except IntegrityError as error:

@@ -6,30 +6,31 @@
 __all__ = ['COLUMNS', 'load_requests', 'kinds_of_status', 'measure_health', 'cut_windows', 'health_over_time', 'plot_health',
            'cost_per_thousand', 'online_quality']
 
-# %% ../../nbs/70_operate/00_requests.ipynb #28bc4c90
+# %% ../../nbs/70_operate/00_requests.ipynb #82697c3c
 import json
 from pathlib import Path
 
 import pandas as pd
 
+from ..data.keyring import opener
 from ..ground.core import BadInput
 from ..measure.compare import Estimate, proportion
 from ..serve.traffic import percentile
 
-# %% ../../nbs/70_operate/00_requests.ipynb #c8a2e6c9
-COLUMNS: dict[str, object] = {"time": "", "id": "", "key": "", "prompt": "", "answer": "", "tokens_in": 0, "tokens_out": 0, "seconds": 0.0, "status": 0, "release": "", "flags": [], "logprob": None}
+# %% ../../nbs/70_operate/00_requests.ipynb #73a1f802
+COLUMNS: dict[str, object] = {"time": "", "id": "", "key": "", "prompt": "", "answer": "", "tokens_in": 0, "tokens_out": 0, "seconds": 0.0, "status": 0, "release": "", "flags": [], "logprob": None, "subject": ""}
 
-# %% ../../nbs/70_operate/00_requests.ipynb #ebbece3d
+# %% ../../nbs/70_operate/00_requests.ipynb #e3e780ff
 def load_requests(path: str | Path) -> pd.DataFrame:  # a requests.jsonl, or the folder that holds one
     "The log in the order of time; unreadable lines are counted in `.attrs['rejected']`. Raises BadInput when there is no log."
     path = Path(path) / "requests.jsonl" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise BadInput(f"{path} does not exist; stage 10 (deploy) writes a request log.")
-    rows, rejected = [], []
+    rows, rejected, plain = [], [], opener()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append({name: row.get(name, default) for name, default in COLUMNS.items()} | {"time": pd.Timestamp(row["time"]), "status": int(row["status"])})
+            rows.append({name: row.get(name, default) for name, default in COLUMNS.items()} | {"time": pd.Timestamp(row["time"]), "status": int(row["status"]), **{name: plain(row.get(name, "")) for name in ("prompt", "answer")}})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             rejected.append({"line": number, "error": f"{type(error).__name__}: {error}"[:200]})
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seconds": float, "tokens_in": int, "tokens_out": int})

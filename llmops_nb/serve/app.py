@@ -6,7 +6,7 @@
 __all__ = ['Meters', 'ReleaseWatch', 'Service', 'read_body', 'drop_rest', 'ask', 'chat', 'take_feedback', 'Guard', 'refuse',
            'health', 'models', 'metrics', 'make_app']
 
-# %% ../../nbs/60_serve/04_app.ipynb #b2d74de2
+# %% ../../nbs/60_serve/04_app.ipynb #66b489f1
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from ..data.keyring import Person
 from ..ground.core import LlmopsError, NotAllowed
 from ..prompts.clients import Answer, Client
 from .batcher import Batcher, QueueFull
@@ -65,7 +66,7 @@ class ReleaseWatch:
             await asyncio.sleep(self.every)
             await asyncio.to_thread(self.check)
 
-# %% ../../nbs/60_serve/04_app.ipynb #94626697
+# %% ../../nbs/60_serve/04_app.ipynb #209925f2
 @dataclass(eq=False)
 class Service:
     "A model, its door, its journals and its limits."
@@ -88,6 +89,7 @@ class Service:
     places: int = 64
     check_every: float = 60.0
     inspect: Callable[[str], list[str]] = lambda text: []
+    person: Callable[[str], Person] = lambda user: Person()  # who a request's `user` is to the log
     meters: Meters = field(default_factory=Meters)
 
     def __post_init__(self):
@@ -99,11 +101,14 @@ class Service:
         if reason := self.watch.check():
             raise NotAllowed(f"{self.model} is not served: {reason}")
 
-    def record(self, id: str, key: str, status: int, seconds: float, prompt: str = "", answer: Answer | None = None) -> None:
-        "Count a chat request and append it to the journal."
+    def record(self, id: str, key: str, status: int, seconds: float, prompt: str = "", answer: Answer | None = None, user: str = "") -> None:
+        "Count a chat request and append it to the journal, without words for a person who is to be left out."
+        who = self.person(user) if user else Person()
+        prompt, logged = ("", Answer("", tokens_in=answer.tokens_in, tokens_out=answer.tokens_out) if answer else None) if who.restricted else (prompt, answer)
         row = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": id, "key": key, "prompt": prompt, "status": status,
                "seconds": round(seconds, 6), "release": self.release, "flags": self.inspect(prompt) if prompt else []}
-        said = answer or Answer("")
+        said = logged or Answer("")
+        row |= {"subject": who.mark} if who.mark else {}
         row |= {"answer": said.text, "tokens_in": said.tokens_in, "tokens_out": said.tokens_out,
                 "logprob": None if said.logprob is None else round(said.logprob, 6)}
         self.journal.append(row)
@@ -166,20 +171,20 @@ async def ask(service: Service, wanted: ChatRequest) -> Answer:
         raise Refusal(status, code, answer.error[:300])
     return answer
 
-# %% ../../nbs/60_serve/04_app.ipynb #3f52d097
+# %% ../../nbs/60_serve/04_app.ipynb #659cb105
 async def chat(service: Service, request: Request) -> Response:
     "POST /v1/chat/completions."
-    start, id, prompt, answer, status = perf_counter(), f"chatcmpl-{secrets.token_hex(16)}", "", None, 499  # 499: the caller left before the answer
+    start, id, prompt, user, answer, status = perf_counter(), f"chatcmpl-{secrets.token_hex(16)}", "", "", None, 499  # 499: the caller left before the answer
     try:
         wanted = read_request(ChatRequest, await read_body(request, service.body_limit, service.body_seconds))
-        prompt = wanted.messages[-1].content
+        prompt, user = wanted.messages[-1].content, wanted.user or ""
         service.meters.waiting.set(service.batcher.queue.qsize())
         answer, status = await ask(service, wanted), 200
     except Refusal as refusal:
         status = refusal.status
         raise
     finally:
-        service.record(id, request.state.key, status, perf_counter() - start, prompt, answer)
+        service.record(id, request.state.key, status, perf_counter() - start, prompt, answer, user)
     headers = {"x-request-id": id}
     if not wanted.stream:
         return JSONResponse(completion(answer, id, service.model, int(time())), headers=headers)
@@ -187,13 +192,14 @@ async def chat(service: Service, request: Request) -> Response:
     events = [event(chunk) for chunk in chunks(answer, id, service.model, int(time()), with_usage)] + [event("[DONE]")]
     return StreamingResponse(iter(events), media_type="text/event-stream", headers={**headers, "cache-control": "no-store"})
 
-# %% ../../nbs/60_serve/04_app.ipynb #70a28f04
+# %% ../../nbs/60_serve/04_app.ipynb #40f14ba9
 async def take_feedback(service: Service, request: Request) -> Response:
     "POST /v1/feedback."
     given = read_request(FeedbackRequest, await read_body(request, service.body_limit, service.body_seconds))
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    service.feedback.append({"time": now, "key": request.state.key, "release": service.release, **given.model_dump()})
-    return JSONResponse({"id": given.id, "kept": True}, 201)
+    now, who = datetime.now(UTC).isoformat(timespec="milliseconds"), service.person(given.user) if given.user else Person()
+    if not who.restricted:
+        service.feedback.append({"time": now, "key": request.state.key, "release": service.release, **given.model_dump(exclude={"user"}), **({"subject": who.mark} if who.mark else {})})
+    return JSONResponse({"id": given.id, "kept": not who.restricted}, 201)
 
 # %% ../../nbs/60_serve/04_app.ipynb #f3451d2c
 class Guard:

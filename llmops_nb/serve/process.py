@@ -6,7 +6,7 @@
 __all__ = ['approval_check', 'inspect_prompt', 'build_service', 'end_with_parent', 'parse_arguments', 'main', 'start_server',
            'end_process', 'wait_ready', 'keep_log']
 
-# %% ../../nbs/60_serve/10_process.ipynb #8b0d153e
+# %% ../../nbs/60_serve/10_process.ipynb #6cdcee38
 import argparse
 import json
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from ..data.keyring import Callers
 from ..data.privacy import replace_personal
 from ..govern.approval import require_approved, verify_release
 from ..govern.release import open_office
@@ -57,7 +58,7 @@ def inspect_prompt(text: str) -> list[str]:
     finding = detect_attack(text)
     return list(finding.kinds) if finding.attack else []
 
-# %% ../../nbs/60_serve/10_process.ipynb #be71fdcc
+# %% ../../nbs/60_serve/10_process.ipynb #1d64cbf5
 def build_service(package: str | Path, folder: str | Path,  # folder: of keys.json and the journals
                   workspace: str = "", digest: str = "",  # digest the package must have as an artifact; "" = any
                   try_out: bool = False, redact: Callable[[str], str] | None = replace_personal, **limits: Any) -> Service:  # limits: fields of Service
@@ -65,8 +66,11 @@ def build_service(package: str | Path, folder: str | Path,  # folder: of keys.js
     if digest and (found := digest_folder(package)) != digest:
         raise IntegrityError(f"{package} has the digest {found[:12]}, expected was {digest[:12]}. Get it from the store again.")
     client, deployment = open_package(package)
-    folder = Path(folder)
-    return Service(model_name(deployment), client, Door(KeyRing(folder / "keys.json")), Journal(folder / "requests.jsonl", redact), Journal(folder / "feedback.jsonl", redact),
+    folder, callers = Path(folder), Callers(find_workspace(workspace)) if workspace else None
+    logs = [Journal(folder / name, redact, seal=callers.seal if callers else None) for name in ("requests.jsonl", "feedback.jsonl")]
+    if callers:
+        limits["person"] = callers
+    return Service(model_name(deployment), client, Door(KeyRing(folder / "keys.json")), *logs,
                    approval_check(deployment, workspace, try_out), deployment.release, list(deployment.choices) or None, deployment.max_new_tokens, inspect=inspect_prompt, **limits)
 
 # %% ../../nbs/60_serve/10_process.ipynb #004ef2a9

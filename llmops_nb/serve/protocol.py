@@ -90,7 +90,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool = False
 
-# %% ../../nbs/60_serve/01_protocol.ipynb #4f2ac99a
+# %% ../../nbs/60_serve/01_protocol.ipynb #89dbfba3
 class ChatRequest(BaseModel):
     "A request to /v1/chat/completions, checked."
 
@@ -104,7 +104,7 @@ class ChatRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     guided_choice: list[str] | None = Field(None, min_length=1, max_length=1000)  # the answer must be one of these
-    user: str | None = Field(None, max_length=200)
+    user: str | None = Field(None, max_length=200)  # whose words these are: what is logged is sealed with that person's key
 
     @model_validator(mode="after")
     def ends_with_a_question(self) -> "ChatRequest":
@@ -123,7 +123,7 @@ class ChatRequest(BaseModel):
         "How many tokens the answer may have."
         return self.max_completion_tokens or self.max_tokens or default
 
-# %% ../../nbs/60_serve/01_protocol.ipynb #ee336825
+# %% ../../nbs/60_serve/01_protocol.ipynb #a4a2af15
 class FeedbackRequest(BaseModel):
     "A request to /v1/feedback: what a person thought of an answer."
 
@@ -132,6 +132,7 @@ class FeedbackRequest(BaseModel):
     rating: Literal[-1, 0, 1]  # bad, mixed, good
     correction: str = Field("", max_length=20_000)  # what the answer should have been
     comment: str = Field("", max_length=2_000)
+    user: str | None = Field(None, max_length=200)  # as in the request
 
 # %% ../../nbs/60_serve/01_protocol.ipynb #ba744145
 def read_request(kind: type[BaseModel], data: bytes) -> BaseModel:
