@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from house import House, build_house
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LLMOPS_DATA", ROOT.parent / "shared" / "data"))
@@ -35,6 +36,13 @@ def workspace(tmp_path: Path, home: Path) -> Path:
     "A new workspace."
     assert llmops(tmp_path, "init", "bot", home=home).returncode == 0
     return tmp_path / "bot"
+
+
+@pytest.fixture
+def house(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    "A workspace with a proposed release and people who may decide on it."
+    monkeypatch.setenv("LLMOPS_HOME", str(home))
+    return build_house(tmp_path)
 
 
 @pytest.fixture(scope="session")

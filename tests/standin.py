@@ -73,8 +73,13 @@ class Handler(BaseHTTPRequestHandler):
             request = json.loads(data)
             found = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
             name = found.group(1) if found else ""
-            self.server.received.append({"kind": "graphql", "operation": name, "variables": request.get("variables") or {}})
-            self.reply({"data": answers(request.get("variables") or {}, self.server.server_port).get(name, {})})
+            values = request.get("variables") or {}
+            self.server.received.append({"kind": "graphql", "operation": name, "variables": values})
+            if name == "CreateArtifact":  # an alias is in one place: with the artifact that was given it last
+                given = values["input"]
+                self.server.aliases |= {f"{given['artifactCollectionName']}:{alias['alias']}": given["metadata"] for alias in given["aliases"] or []}
+            known = {"AliasNow": {"project": {"artifact": {"metadata": self.server.aliases.get(values.get("name"), "{}")}}}}
+            self.reply({"data": {**answers(values, self.server.server_port), **known}.get(name, {})})
         elif "file_stream" in self.path:
             self.server.received.append({"kind": "stream", "path": self.path, **json.loads(data)})
             self.reply({"exitcode": None, "limits": {}})
@@ -99,12 +104,17 @@ class Service:
     def __init__(self, port: int = 0):
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
-        self.server.received, self.server.trouble, self.server.patience = [], "", 30.0
+        self.server.received, self.server.trouble, self.server.patience, self.server.aliases = [], "", 30.0, {}
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def received(self) -> list[dict]: return self.server.received
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        "Metadata of the artifact that each alias points to, by `collection:alias`."
+        return self.server.aliases
 
     def history(self) -> dict[str, int]:
         "Rows of history received, by W&B run."

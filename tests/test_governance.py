@@ -4,80 +4,28 @@ import json
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from house import House, propose
 
 import llmops_nb
 from llmops_nb.govern.approval import examine, logged_signoffs, require_approved, verify_release
 from llmops_nb.govern.people import add_key, enrol_person, make_demo_identities, revoke_key
-from llmops_nb.govern.policy import DEFAULT_POLICY
 from llmops_nb.govern.registry import promote, release_at
-from llmops_nb.govern.release import Office, Release, find_release, open_office, propose_release, release_manifest, release_subjects
+from llmops_nb.govern.release import Release, find_release
 from llmops_nb.govern.signoff import Intent, prepare_signoff, sign_release
 from llmops_nb.ground import ledger as tables
-from llmops_nb.ground.audit import AuditLog, Entry, declare_restore, export_log, verify_export, write_entry
-from llmops_nb.ground.checkpoint import add_leaf, leaf_hash, tree_root, write_checkpoint
-from llmops_nb.ground.core import IntegrityError, LlmopsError, NotAllowed, canonical_json, digest_bytes, digest_value, write_json
-from llmops_nb.ground.ledger import now, sql
-from llmops_nb.ground.settings import create_workspace
-from llmops_nb.ground.signing import Key, create_key, service_key, sign_statement, verify_envelope
+from llmops_nb.ground.audit import AuditLog
+from llmops_nb.ground.core import IntegrityError, LlmopsError, NotAllowed, canonical_json, digest_value
+from llmops_nb.ground.ledger import sql
+from llmops_nb.ground.signing import Key, create_key, sign_statement, verify_envelope
 
 SEED = 11
-
-
-@dataclass
-class House:
-    "A workspace with a proposed release, four people and their keys."
-
-    office: Office
-    keys: dict[str, Key]
-    release: Release
-    root: Path
-
-    def sign(self, *names: str, decision: str = "approve") -> "House":
-        for name in names:
-            sign_release(self.office, self.release, self.keys[name], Intent(name, "", decision, "because"))
-        return self
-
-    def rows(self) -> list[dict]:
-        return self.office.ledger.rows(sql.select(tables.signoffs).order_by(tables.signoffs.c.id))
-
-    def add_row(self, envelope: dict, **change: str) -> None:
-        "What somebody with the database can do: enter a sign-off row of their own."
-        self.office.ledger.add(tables.signoffs, {**{k: v for k, v in self.rows()[0].items() if k != "id"}, "envelope": envelope, **change})
-
-    def ok(self) -> bool:
-        return verify_release(self.office, self.release).ok
-
-
-def propose(office: Office, root: Path, policy: str = "production", weights: str = "w") -> Release:
-    artifacts = {}
-    for name in ("adapter", "dataset", "evaluation", "prompt", "security"):
-        write_json(root / weights / name / "file.json", {"of": name, "weights": weights})
-        artifacts[name] = office.store.put(root / weights / name)
-    number = office.ledger.add(tables.stages, dict(run="main", stage="secure", key="", status="done", started=now(), ended=now(), parameters={}))
-    office.ledger.add(tables.lineage, dict(stage_id=number, direction="out", name="security", digest=artifacts["security"]))
-    check = {"id": "quality", "title": "", "kind": "metric", "blocking": True, "passed": True, "detail": "0.83", "evidence": artifacts["evaluation"], "metric": "accuracy", "value": 0.83, "low": 0.8, "high": 0.86, "n": 760, "at_least": 0.8, "at_most": None}
-    folder = root / f"release-{weights}-{policy}"
-    write_json(folder / "release.json", release_manifest("support-bot", release_subjects(artifacts, "b" * 64), [check], office.policy(policy), ["dora"], {"finetune": {"seed": 7}}))
-    return propose_release(office, folder, "main")
-
-
-@pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
-    office, keys = open_office(create_workspace(tmp_path / "bank", {"policy.toml": DEFAULT_POLICY})), {}
-    for name, role in (("alice", "evaluator"), ("bob", "risk_owner"), ("carl", "risk_owner"), ("dora", "evaluator")):
-        keys[name] = create_key(name, None, tmp_path / "keys")
-        enrol_person(office, name, [role], keys[name].public_hex)
-    return House(office, keys, propose(office, tmp_path), tmp_path)
 
 
 def test_two_people_approve_and_one_does_not(house: House) -> None:
@@ -236,193 +184,6 @@ def test_eight_promote_at_once_and_production_is_always_one(house: House) -> Non
     assert [racer.returncode for racer in racers] == [0] * 8 and reads > 0
     moves = [e.act for e in house.office.audit.entries("release.promote")]
     assert all(before["objects"]["release"] == after["objects"]["before"] for before, after in zip(moves, moves[1:])) and house.office.audit.verify().ok
-
-
-# ---- the audit log
-
-
-@pytest.fixture(scope="module")
-def long_log(tmp_path_factory: pytest.TempPathFactory) -> AuditLog:
-    tmp_path = tmp_path_factory.mktemp("log")
-    log = AuditLog(tmp_path / "audit.sqlite", service_key("log", tmp_path / "keys"), "llmops-nb/test", tmp_path / "outside.txt")
-    alice = create_key("alice", None, tmp_path / "keys")
-    log.append("person.enrol", "workspace", details={"person": "alice", "roles": ["evaluator"], "key_id": alice.key_id, "public_hex": alice.public_hex})
-    for number in range(70):
-        log.append("stage.done", "engine", {"evaluation": digest_bytes(b"%d" % number)})
-    log.append("signoff.approve", "alice", {"release": "r", "envelope": "e"}, key=alice)
-    assert log.verify().ok and log.verify().witnessed == 72
-    return log
-
-
-@pytest.fixture
-def log(long_log: AuditLog, tmp_path: Path) -> AuditLog:
-    shutil.copytree(long_log.path.parent, tmp_path, dirs_exist_ok=True)
-    return AuditLog(tmp_path / "audit.sqlite", long_log.key, long_log.origin, tmp_path / "outside.txt")
-
-
-def open_wide(log: AuditLog) -> sqlite3.Connection:
-    "The database as somebody with the file sees it: without triggers."
-    connection = sqlite3.connect(log.path, isolation_level=None)
-    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
-    return connection
-
-
-def rewrite(log: AuditLog, change: Callable[[list[dict]], list[dict]], key: Key) -> None:
-    "Compute the whole chain and its checkpoints again after a change, signed with `key`."
-    acts, sizes = change([e.act for e in log.entries()]), [size for (size,) in log.ask("SELECT size FROM checkpoints")]
-    db = open_wide(log)
-    db.execute("DELETE FROM entries")
-    db.execute("DELETE FROM checkpoints")
-    prev, peaks = "", []
-    for seq, act in enumerate(acts, 1):
-        act |= {"seq": seq, "prev": prev}
-        act["key_id"] = key.key_id if act["key_id"] == log.key.key_id else act["key_id"]
-        body = canonical_json(act)
-        prev = leaf_hash(body)
-        peaks = add_leaf(peaks, prev)
-        db.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (seq, body.decode(), prev, base64.b64encode(key.sign(body)).decode()))
-        if seq in sizes:
-            db.execute("INSERT INTO checkpoints VALUES (?, ?, '[]', 0)", (seq, write_checkpoint(log.origin, seq, tree_root(peaks), key)))
-    db.close()
-
-
-def edit(field: str, value: object) -> Callable[[AuditLog, random.Random], None]:
-    def tamper(log: AuditLog, chance: random.Random) -> None:
-        db, seq = open_wide(log), chance.randrange(2, 70)
-        act = json.loads(db.execute("SELECT body FROM entries WHERE seq = ?", (seq,)).fetchone()[0]) | {field: value}
-        body = canonical_json(act)
-        db.execute("UPDATE entries SET body = ?, hash = ? WHERE seq = ?", (body.decode(), leaf_hash(body), seq))
-        db.close()
-    return tamper
-
-
-def delete(log: AuditLog, chance: random.Random) -> None:
-    db, seq = open_wide(log), chance.randrange(2, 70)
-    db.execute("DELETE FROM entries WHERE seq = ?", (seq,))
-    db.execute("UPDATE entries SET seq = seq - 1 WHERE seq > ?", (seq,))
-    db.close()
-
-
-def swap(log: AuditLog, chance: random.Random) -> None:
-    db, seq = open_wide(log), chance.randrange(2, 69)
-    for old, new in ((seq, -1), (seq + 1, seq), (-1, seq + 1)):
-        db.execute("UPDATE entries SET seq = ? WHERE seq = ?", (new, old))
-    db.close()
-
-
-def cut(checkpoints: bool) -> Callable[[AuditLog, random.Random], None]:
-    def tamper(log: AuditLog, chance: random.Random) -> None:
-        db, seq = open_wide(log), chance.randrange(5, 71)
-        db.execute("DELETE FROM entries WHERE seq > ?", (seq,))
-        if checkpoints:
-            db.execute("DELETE FROM checkpoints WHERE size > ?", (seq,))
-        db.close()
-    return tamper
-
-
-def rewritten(with_key: bool) -> Callable[[AuditLog, random.Random], None]:
-    def tamper(log: AuditLog, chance: random.Random) -> None:
-        place = chance.randrange(1, 70)
-        key = log.key if with_key else create_key(f"thief{chance.random()}", None, log.path.parent / "keys")
-        rewrite(log, lambda acts: acts[:place] + acts[place + 1:], key)
-    return tamper
-
-
-def older_copy(log: AuditLog, chance: random.Random) -> None:
-    db, seq = open_wide(log), chance.randrange(1, 71)
-    db.execute("DELETE FROM entries WHERE seq > ?", (seq,))
-    db.execute("DELETE FROM checkpoints WHERE size > ?", (seq,))
-    db.close()
-    log.append("stage.done", "engine")  # and life goes on
-
-
-def forged_append(log: AuditLog, chance: random.Random) -> None:
-    log.append("signoff.approve", "alice", {"release": "r", "envelope": f"{chance.random()}"})  # by whoever holds database and service key
-
-
-TAMPER = {"body": edit("objects", {"evaluation": "f" * 64}), "time": edit("time", "2026-01-01T00:00:00.000+00:00"), "actor": edit("actor", "mallory"), "delete": delete, "swap": swap, "cut the tail": cut(False),
-          "cut the tail and its checkpoints": cut(True), "rewrite without the key": rewritten(False), "rewrite with the key": rewritten(True), "roll back to an older copy": older_copy, "forged append": forged_append}
-
-
-@pytest.mark.parametrize("kind", TAMPER)
-@pytest.mark.parametrize("place", range(3))
-def test_tampering_with_the_log_is_found(log: AuditLog, kind: str, place: int, tmp_path: Path) -> None:
-    TAMPER[kind](log, random.Random(SEED + place))
-    assert not log.verify().ok
-    assert not verify_export(export_log(log, tmp_path / "export"), log.witness, log.key.public_hex).ok
-
-
-def test_an_append_in_the_name_of_others_is_refused(log: AuditLog) -> None:
-    alice, other = log.enrolled().keys, create_key("other", None, log.path.parent / "keys")
-    assert alice
-    for key in (log.key, other):
-        last = log.entries()[-1]
-        entry: Entry = write_entry(last.seq + 1, last.hash, "", "alice", "signoff.approve", {"release": "r", "envelope": "x"}, "done", {}, key)
-        db = open_wide(log)
-        db.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (entry.seq, entry.body, entry.hash, entry.signature))
-        db.close()
-        assert any("alice" in problem or "nobody here has enrolled" in problem for problem in log.verify().problems)
-
-
-def test_two_views_of_one_log_are_told_apart(log: AuditLog, tmp_path: Path) -> None:
-    "A shows one history to some and another to others: each is sound by itself, but not beside the other's witness."
-    shutil.copy(log.path, tmp_path / "second.sqlite")
-    second = AuditLog(tmp_path / "second.sqlite", log.key, log.origin, tmp_path / "second.txt")
-    shutil.copy(log.witness, second.witness)
-    log.append("release.promote", "x", {"release": "a" * 64})
-    second.append("release.promote", "x", {"release": "b" * 64})
-    assert log.verify().ok and second.verify().ok
-    assert not log.verify(second.witness).ok and not second.verify(log.witness).ok
-
-
-def test_a_restore_counts_only_when_declared_and_by_an_administrator_where_there_is_one(log: AuditLog) -> None:
-    root = create_key("root", None, log.path.parent / "keys")
-    log.append("person.enrol", "workspace", details={"person": "root", "roles": ["admin"], "key_id": root.key_id, "public_hex": root.public_hex})
-    shutil.copy(log.path, log.path.with_name("snapshot.sqlite"))
-    log.append("release.promote", "workspace")
-    shutil.copy(log.path.with_name("snapshot.sqlite"), log.path)
-    assert not log.verify().ok
-    declare_restore(log, "root", "disk died", root)
-    assert log.verify().ok and log.verify().restored == 1
-    shutil.copy(log.path.with_name("snapshot.sqlite"), log.path)
-    declare_restore(log, "workspace", "nothing to see here")
-    assert any("only administrators" in problem for problem in log.verify().problems)
-
-
-def test_a_lost_or_damaged_witness_is_said(log: AuditLog) -> None:
-    text = log.witness.read_text()
-    log.witness.write_text(text.replace("llmops-nb/test\n72", "llmops-nb/test\n71"))
-    assert not log.verify().ok
-    log.witness.write_text("")
-    assert not log.verify().ok
-    log.witness.write_text(text)
-    assert log.verify().ok
-
-
-def test_eight_processes_write_and_nothing_is_lost(tmp_path: Path) -> None:
-    code = f"from pathlib import Path\nfrom llmops_nb.ground.audit import AuditLog\nfrom llmops_nb.ground.signing import service_key\np = Path({str(tmp_path)!r})\n" \
-           "log = AuditLog(p / 'a.sqlite', service_key('log', p / 'keys'), 'llmops-nb/busy', p / 'w.txt')\nfor i in range(50): log.append('stage.done', 'engine', details={'i': i})"
-    writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(8)]
-    assert [writer.wait() for writer in writers] == [0] * 8
-    log = AuditLog(tmp_path / "a.sqlite", service_key("log", tmp_path / "keys"), "llmops-nb/busy", tmp_path / "w.txt")
-    verdict = log.verify()
-    assert verdict.ok and verdict.entries == 400 and verdict.witnessed >= 350
-
-
-def test_a_killed_writer_leaves_a_sound_log(tmp_path: Path) -> None:
-    code = f"from pathlib import Path\nfrom llmops_nb.ground.audit import AuditLog\nfrom llmops_nb.ground.signing import service_key\np = Path({str(tmp_path)!r})\n" \
-           "log = AuditLog(p / 'a.sqlite', service_key('log', p / 'keys'), 'llmops-nb/busy', p / 'w.txt')\nwhile True: print(log.append('key.add', 'x', details={'person': 'p', 'key_id': 'k', 'public_hex': ''}, outcome='refused').seq, flush=True)"
-    acknowledged, chance = 0, random.Random(SEED)
-    for _ in range(5):
-        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(chance.randrange(3, 20)):
-            acknowledged = int(writer.stdout.readline())
-        writer.kill()
-        acknowledged = max([acknowledged, *(int(line) for line in writer.stdout.read().splitlines() if line.isdigit())])
-        writer.wait()
-    verdict = AuditLog(tmp_path / "a.sqlite", service_key("log", tmp_path / "keys"), "llmops-nb/busy", tmp_path / "w.txt").verify()
-    assert verdict.ok and verdict.entries >= acknowledged > 0
 
 
 def test_tools_that_are_not_ours_agree(house: House) -> None:

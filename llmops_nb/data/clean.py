@@ -75,12 +75,14 @@ def find_schema_problems(records: list[dict]) -> list[str]:
             problems.append(f"{name}: the target does not begin with the label")
     return problems
 
-# %% ../../nbs/10_data/15_clean.ipynb #9573d730
+# %% ../../nbs/10_data/15_clean.ipynb #6115a907
 def funnel_of(loaded: Loaded, steps: dict[str, int]) -> dict[str, int]:  # steps: {name: records removed}, in order
-    "Rows left after reading, after rejection, after sampling if any, and after each step."
+    "Rows left after reading, after rejection, after leaving people out and after sampling, if any, and after each step."
     readable = loaded.source["read"] - len(loaded.rejected)
-    left = {"rows read": loaded.source["read"], "readable": readable}
-    if len(loaded.records) != readable:
+    left, out = {"rows read": loaded.source["read"], "readable": readable}, loaded.source.get("excluded", 0)
+    if out:
+        left["without people who asked to be left out"] = readable - out
+    if len(loaded.records) + out != readable:
         left["sampled (limit)"] = len(loaded.records)
     for name, removed in steps.items():
         left[name] = list(left.values())[-1] - removed

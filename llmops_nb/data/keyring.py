@@ -96,14 +96,15 @@ def open_text(workspace: Workspace, text: str) -> str:
     key = person_key(workspace, mark)
     return decrypt(key, base64.b64decode(data), mark).decode() if key else GONE
 
-# %% ../../nbs/10_data/18_keyring.ipynb #5af9da4b
+# %% ../../nbs/10_data/18_keyring.ipynb #974ce818
 def opener() -> Callable[[str], str]:
-    "A function that opens sealed texts with the keys of the workspace around the current folder; outside of any, they stay sealed."
+    "A function that opens sealed texts with the keys of the workspace around the current folder; outside of any, they stay sealed. Texts of people on the exclusion list read as erased: they may be kept, and not be used."
     try:
         workspace = find_workspace()
     except BadInput:
         return lambda text: text
-    return lambda text: open_text(workspace, text)
+    left_out = excluded(workspace).marks
+    return lambda text: GONE if text.startswith(SEALED) and text.removeprefix(SEALED).partition(":")[0] in left_out else open_text(workspace, text)
 
 # %% ../../nbs/10_data/18_keyring.ipynb #b57210f0
 @dataclass(frozen=True)

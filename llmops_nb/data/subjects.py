@@ -113,17 +113,18 @@ def look_for(workspace: Workspace, ids: Iterable[str]) -> Wanted:
     key, names = marks_key(workspace), frozenset(map(normal_id, ids))
     return Wanted(frozenset(mark_of(key, name) for name in names), key, names)
 
-# %% ../../nbs/10_data/17_subjects.ipynb #ff6c2173
-def texts_in(value: Any) -> Iterator[str]:
-    "Every text in a JSON value, keys of dictionaries left out; whole numbers count as texts."
+# %% ../../nbs/10_data/17_subjects.ipynb #0dc904de
+def texts_in(value: Any, keys: bool = False) -> Iterator[str]:  # keys: those of dictionaries, too
+    "Every text in a JSON value; whole numbers count as texts."
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
+        yield from value if keys else ()
         for part in value.values():
-            yield from texts_in(part)
+            yield from texts_in(part, keys)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from texts_in(part)
+            yield from texts_in(part, keys)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield str(value)
 

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['WORDS', 'COMMANDS', 'stop', 'main', 'run_command']
 
-# %% ../../nbs/90_desk/09_cli.ipynb #e38a5b35
+# %% ../../nbs/90_desk/09_cli.ipynb #33860d9b
 import os
 import signal
 import sys
 import threading
 
-from . import commands, evidence, history, people, service, upkeep
+from . import audit, commands, evidence, findings, history, people, releases, service, upkeep
 from .words import call, make_parser
 from ..ground.core import LlmopsError
 
-# %% ../../nbs/90_desk/09_cli.ipynb #d2306569
-WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person", "release", "audit"), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",), evidence: ("evidence",)}
+# %% ../../nbs/90_desk/09_cli.ipynb #24a08729
+WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person"), audit: ("audit",), releases: ("release",), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",), evidence: ("evidence",), findings: ("finding",)}
 COMMANDS = {name: getattr(module, name) for module, names in WORDS.items() for name in names}
 
 # %% ../../nbs/90_desk/09_cli.ipynb #d2684760

@@ -41,15 +41,18 @@ def serve(
     words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest]
     return Outcome("", serve_package(words))
 
-# %% ../../nbs/90_desk/07_service.ipynb #80807e42
+# %% ../../nbs/90_desk/07_service.ipynb #8ae9da68
 def sync() -> Outcome:
-    "Send to W&B whatever it does not have yet, each stage once."
+    "Send to W&B whatever it does not have yet, each stage and release once, and say where an alias was moved there."
+    from llmops_nb.govern.mirror import sync_releases
     from llmops_nb.ground.tracking import sync as send
 
-    sent = send(find_workspace())
+    workspace = find_workspace()
+    sent, (releases, well) = send(workspace), sync_releases(workspace)
     lines = [f"{s.state:<8} {s.stage:<28} {s.rows:>6} rows  {s.run_id}  {s.error}".rstrip() for s in sent]
     done = sum(s.state == "sent" for s in sent)
-    return Outcome("\n".join([*lines, f"{done} of {len(sent)} sent." if sent else "Nothing to send: W&B has everything."]), 0 if done == len(sent) else 1)
+    ending = [f"{done} of {len(sent)} sent."] if sent else [] if releases else ["Nothing to send: W&B has everything."]
+    return Outcome("\n".join([*lines, *ending, *releases]), 0 if done == len(sent) and well else 1)
 
 # %% ../../nbs/90_desk/07_service.ipynb #8d69abd7
 def lab(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['open_key', 'own_key', 'add_person', 'add_person_key', 'rotate_person_key', 'change_person_roles', 'revoke_person_key',
            'people_text', 'newest_release', 'find_intent', 'preview_signature', 'sign', 'release_text', 'promote_text',
-           'roll_back_text', 'audit_verify', 'audit_export']
+           'roll_back_text']
 
-# %% ../../nbs/50_govern/09_commands.ipynb #d577eab7
+# %% ../../nbs/50_govern/09_commands.ipynb #ca4cc7ed
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,7 @@ from .registry import ALIASES, promote, release_at, roll_back
 from .release import Release, find_release, open_office
 from .signoff import Intent, describe_signoff, prepare_signoff, read_statement, sign_release
 from ..ground import ledger as tables
-from ..ground.audit import export_log, open_audit, verify_export
-from ..ground.core import BadInput, write_json
+from ..ground.core import BadInput
 from ..ground.settings import Workspace, home
 from ..ground.signing import Key, create_key, load_key
 
@@ -168,22 +167,3 @@ def roll_back_text(workspace: Workspace, name: str, to: str, by: str) -> str:
     office = open_office(workspace)
     product = name.partition("@")[0] or find_release(office, newest_release(workspace)).manifest["name"]
     return f"production of {product} is now {roll_back(office, product, '' if to in ALIASES else to, by).title}."
-
-# %% ../../nbs/50_govern/09_commands.ipynb #94713197
-def audit_verify(workspace: Workspace, witness: Path | None = None) -> tuple[str, bool]:
-    "What `llmops audit verify` prints, and whether no problem was found."
-    log = open_audit(workspace)
-    verdict = log.verify(witness)
-    return f"{log.path}\nwitness: {witness or log.witness}\n{verdict}", verdict.ok
-
-# %% ../../nbs/50_govern/09_commands.ipynb #1aa48fb7
-def audit_export(workspace: Workspace, folder: Path) -> str:
-    "Write log and sign-offs to `folder` for somebody who has neither workspace nor keys (`llmops audit export`)."
-    office, folder = open_office(workspace), Path(folder)
-    export_log(office.audit, folder)
-    rows = office.ledger.rows(tables.sql.select(tables.signoffs).order_by(tables.signoffs.c.id))
-    for row in rows:
-        write_json(folder / "signoffs" / f"{row['id']:04d}-{row['decision']}-{row['person']}.json", row["envelope"])
-    keys = {**office.audit.enrolled().keys, office.audit.key.key_id: ("workspace", office.audit.key.public_hex)}
-    write_json(folder / "keys.json", {key_id: {"person": person, "public_hex": public_hex} for key_id, (person, public_hex) in keys.items()})
-    return f"{verify_export(folder).entries} entries and {len(rows)} sign-offs are in {folder}. Check them with: python docs/verify_receipt.py {folder / 'keys.json'} {folder / 'signoffs'}/*.json"

@@ -38,13 +38,13 @@ class Intent:
     excused: tuple[str, ...] = ()  # ids of the failed checks that an exception lets pass
     days: int = 0  # how long it lasts; 0 = as long as the policy allows
 
-# %% ../../nbs/50_govern/03_signoff.ipynb #ca8ba0dd
+# %% ../../nbs/50_govern/03_signoff.ipynb #91eecabb
 def prepare_signoff(office: Office, release: Release, policy: Policy, intent: Intent, at: datetime | None = None) -> dict[str, Any]:
     "The in-toto statement that the person would sign. Raises BadInput for a decision without what it needs."
     if intent.decision not in DECISIONS:
         raise BadInput(f"{intent.decision!r} is not a decision; choose one of: {', '.join(DECISIONS)}.")
     if intent.decision in ("reject", "revoke", "exception") and not intent.words.strip():
-        raise BadInput(f"To {intent.decision} needs a reason: add --statement \"…\".")
+        raise BadInput(f"To {intent.decision} needs a reason: add --reason \"…\".")
     if intent.decision == "exception" and not (intent.excused and 0 < intent.days <= policy.exception_days):
         raise BadInput(f"An exception names the checks it excuses and ends within {policy.exception_days} days: add --checks ID --days N.")
     if unknown := set(intent.excused) - {c["id"] for c in release.manifest["checks"]}:

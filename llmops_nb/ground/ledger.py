@@ -102,7 +102,7 @@ affected = sql.Table("affected", tables, identity(), Column("erasure", ForeignKe
 deletions = sql.Table("deletions", tables, identity(), Column("place", String(40), nullable=False), Column("address", String(300), nullable=False), Column("status", String(20), index=True, nullable=False),
                       Column("created", String(40), nullable=False), Column("checked", String(40), nullable=False, default=""), Column("error", Text, nullable=False, default=""))
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #a7486588
+# %% ../../nbs/00_ground/03_ledger.ipynb #99cc9c03
 def connect(address: str) -> sql.Engine:
     "An engine for an SQLAlchemy address. SQLite gets WAL, foreign keys, a 30 s wait for its turn and explicit transactions."
     if not address.startswith("sqlite"):
@@ -113,7 +113,7 @@ def connect(address: str) -> sql.Engine:
     @sql.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sql.event.listens_for(engine, "begin")

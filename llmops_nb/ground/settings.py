@@ -14,14 +14,16 @@ from pathlib import Path
 
 from .core import BadInput, write_atomic
 
-# %% ../../nbs/00_ground/01_settings.ipynb #88a635a0
+# %% ../../nbs/00_ground/01_settings.ipynb #96f9b57b
 DEFAULTS: dict[str, dict[str, str]] = {
     "workspace": {"name": "", "objectives": "objectives.toml", "policy": "policy.toml"},
     "store": {"address": ".llmops/store"},
     "ledger": {"address": "sqlite:///.llmops/ledger.sqlite"},
     "tracking": {"mode": "offline", "project": "llmops", "entity": "", "address": ""},
     "pipeline": {"engine": "local", "kernel": "llmops", "threads": "2", "parallel": "2", "timeout": "0", "secrets": "", "webhook": ""},
+    "retention": {"requests": "180", "feedback": "730", "vault": "730", "caches": "30", "snapshots": "365"},
     "cluster": {"address": "", "scratch": "", "resources": "cpus=1"},
+    "audit": {"command": ""},
 }
 
 # %% ../../nbs/00_ground/01_settings.ipynb #bd6fd5d6

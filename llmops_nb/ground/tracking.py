@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FINAL', 'tracking_id', 'stage_summary', 'new_points', 'service_answers', 'tracker_settings', 'stage_row',
-           'log_result', 'mirror_stage', 'pending_stages', 'mirror_one', 'follow', 'Mirror', 'start_mirror', 'Sent',
-           'send_folder', 'sync']
+           'log_checkpoint', 'log_result', 'mirror_stage', 'pending_stages', 'mirror_one', 'follow', 'Mirror',
+           'start_mirror', 'Sent', 'send_folder', 'sync']
 
-# %% ../../nbs/00_ground/07_tracking.ipynb #70057825
+# %% ../../nbs/00_ground/07_tracking.ipynb #d0f860f6
 import json
 import os
 import subprocess
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from . import ledger as books
-from .audit import workspace_id
+from .audit import open_audit, workspace_id
 from .core import BadInput, LlmopsError, digest_value, read_json
 from .ledger import Ledger, lineage_of
 from .settings import Workspace
+from .witness import note_sent
 
 # %% ../../nbs/00_ground/07_tracking.ipynb #00cebf9e
 FINAL = ("done", "cached", "failed", "died", "stopped", "gate_failed", "waiting")
@@ -78,6 +79,20 @@ def stage_row(ledger: Ledger, stage_id: int) -> dict:
     "The ledger's row of one execution of a stage."
     return ledger.rows(books.sql.select(books.stages).where(books.stages.c.id == stage_id))[0]
 
+# %% ../../nbs/00_ground/07_tracking.ipynb #a2c96ab9
+def log_checkpoint(run: Any, workspace: Workspace, stage_id: int) -> None:
+    "Give W&B the newest checkpoint of the audit log, if there is one."
+    import wandb
+
+    if not (note := open_audit(workspace).latest()):
+        return
+    artifact = wandb.Artifact("audit-checkpoint", type="audit", metadata={"entries": int(note.split("\n")[1])})
+    with artifact.new_file("checkpoint.txt") as file:
+        file.write(note)
+    run.log_artifact(artifact)
+    run.summary["audit/checkpoint"] = note
+    note_sent(workspace, "W&B", note, stage_id)
+
 # %% ../../nbs/00_ground/07_tracking.ipynb #5f6b6cec
 def log_result(run: Any, workspace: Workspace, ledger: Ledger, stage: dict) -> None:
     "Tell W&B how a stage ended: summary, tables, figures, and its artifacts by digest."
@@ -96,7 +111,7 @@ def log_result(run: Any, workspace: Workspace, ledger: Ledger, stage: dict) -> N
         run.log_artifact(artifact)
     run.summary.update(stage_summary(ledger, stage))
 
-# %% ../../nbs/00_ground/07_tracking.ipynb #206c069a
+# %% ../../nbs/00_ground/07_tracking.ipynb #e494542a
 def mirror_stage(workspace: Workspace, ledger: Ledger, stage_id: int, mode: str) -> None:
     "Mirror one execution into one W&B run, following it until it ends."
     import wandb
@@ -116,6 +131,7 @@ def mirror_stage(workspace: Workspace, ledger: Ledger, stage_id: int, mode: str)
             break
         time.sleep(0.3)
     log_result(run, workspace, ledger, stage_row(ledger, stage_id))
+    log_checkpoint(run, workspace, stage_id)
     run.finish()
     ledger.change(books.mirrors, where, state="sent" if mode == "online" else "kept", rows=told, folder=str(folder))
 

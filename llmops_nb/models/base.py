@@ -7,7 +7,7 @@ __all__ = ['NEEDED', 'PLAIN_TEMPLATE', 'model_folder', 'hub_folder', 'model_dige
            'load_model', 'check_files', 'read_weights', 'context_length', 'check_model', 'weights_digest', 'noting',
            'load_candidate', 'put_adapter', 'check_adapter']
 
-# %% ../../nbs/30_models/00_base.ipynb #aed4d9f8
+# %% ../../nbs/30_models/00_base.ipynb #5f4a6e49
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import Any
 
 from ..ground.core import BadInput, IntegrityError, digest_bytes, digest_file, digest_value, read_json
 from ..ground.journal import Journal, once
+from ..prompts.foreign import check_chat_template
 
 # %% ../../nbs/30_models/00_base.ipynb #b311fab7
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]  # what may come from the Hub: no code, no pickle
@@ -92,9 +93,9 @@ class LoadedModel:
 PLAIN_TEMPLATE = ("{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
                   "{% if add_generation_prompt %}Assistant: {% endif %}")  # for tokenizers that come without a chat template
 
-# %% ../../nbs/30_models/00_base.ipynb #41aebb93
+# %% ../../nbs/30_models/00_base.ipynb #1a26df35
 def load_tokenizer(folder: str | Path) -> Any:
-    "The tokenizer of a model folder, able to pad and to render a chat. Raises BadInput when there is none or it has no end token."
+    "The tokenizer of a model folder, able to pad and to render a chat. Raises BadInput when there is none, it has no end token, or its chat template does what no honest one does."
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     config = Path(folder) / "tokenizer_config.json"
     plain = config.exists() and read_json(config).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -110,6 +111,8 @@ def load_tokenizer(folder: str | Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_TEMPLATE
+    for template in tokenizer.chat_template.values() if isinstance(tokenizer.chat_template, dict) else [tokenizer.chat_template]:
+        check_chat_template(template, str(folder))
     return tokenizer
 
 # %% ../../nbs/30_models/00_base.ipynb #1d0b0d6b

@@ -5,24 +5,26 @@
 # %% auto #0
 __all__ = ['known_answers', 'Gathered', 'collect', 'pretend', 'gather']
 
-# %% ../../nbs/30_models/26_gather.ipynb #2a8f10f9
+# %% ../../nbs/30_models/26_gather.ipynb #b1dfb5a1
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.keyring import GONE, opener
 from ..ground.core import BadInput, read_lines
 from .base import LoadedModel
 from .chat import ask_plainly
 from .generate import answer_all
 from .pairs import Feedback, anonymise, contrast_liked, make_pairs, read_feedback, simulate_feedback
 
-# %% ../../nbs/30_models/26_gather.ipynb #4835dfdc
+# %% ../../nbs/30_models/26_gather.ipynb #8276220c
 def known_answers(path: Path, frame: Any) -> dict[str, tuple[str, str]]:  # path: of the feedback; frame: the validation split
     "What was asked and answered, by id, of records and of the requests beside the feedback."
     known = {row["id"]: (row["text"], "") for row in frame.to_dict("records")}
     beside = path.with_name("requests.jsonl")
-    rows = read_lines(beside) if beside.is_file() else []
-    return known | {str(row["id"]): (str(row["prompt"]), str(row["answer"])) for row in rows if row.get("id") and row.get("prompt") and row.get("answer")}
+    rows, plain = read_lines(beside) if beside.is_file() else [], opener()
+    said = {str(row["id"]): (plain(str(row["prompt"])), plain(str(row["answer"]))) for row in rows if row.get("id") and row.get("prompt") and row.get("answer")}
+    return known | {id: texts for id, texts in said.items() if GONE not in texts}
 
 # %% ../../nbs/30_models/26_gather.ipynb #0ceec499
 @dataclass(frozen=True)

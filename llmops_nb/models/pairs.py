@@ -6,13 +6,14 @@
 __all__ = ['Feedback', 'read_feedback', 'as_feedback', 'as_choice', 'anonymise', 'simulate_feedback', 'make_pairs', 'contrasts',
            'contrast_liked', 'set_aside', 'unseen']
 
-# %% ../../nbs/30_models/09_pairs.ipynb #7d1f64d9
+# %% ../../nbs/30_models/09_pairs.ipynb #3f5e6fb2
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.files import read_rows
+from ..data.keyring import GONE, opener
 from ..data.privacy import replace_personal
 from ..ground.core import BadInput
 
@@ -28,7 +29,7 @@ class Feedback:
     rater: str = ""  # whose it is; "" = not known
     request: str = field(default="", compare=False)  # id of the request or record it is about
 
-# %% ../../nbs/30_models/09_pairs.ipynb #77da6599
+# %% ../../nbs/30_models/09_pairs.ipynb #64c27e57
 def read_feedback(path: Path, known: dict[str, tuple[str, str]],  # id -> (text, answer), of records or requests
                   ) -> tuple[list[Feedback], list[dict]]:
     "The usable opinions of a JSON Lines or JSON file, and the rejected rows with line and reason. Raises BadInput when the file is missing or unreadable."
@@ -36,9 +37,10 @@ def read_feedback(path: Path, known: dict[str, tuple[str, str]],  # id -> (text,
         raise BadInput(f"there is no feedback file {str(path)!r}. Give a JSON Lines file with id or text, answer, rating (up or down), correction; "
                        "or leave the parameter empty for simulated raters.")
     rows = read_rows(Path(path))
-    kept, rejected = [], [{"line": bad["line"], "error": bad["error"]} for bad in rows.rejected]
-    for _, line, values in rows.rows:
-        opinion = as_feedback(values, known, Path(path).name)
+    kept, rejected, plain = [], [{"line": bad["line"], "error": bad["error"]} for bad in rows.rejected], opener()
+    for _, line, sealed in rows.rows:
+        values = {name: plain(value) if isinstance(value, str) else value for name, value in sealed.items()}
+        opinion = "its words were erased" if GONE in values.values() else as_feedback(values, known, Path(path).name)
         if isinstance(opinion, Feedback):
             kept.append(opinion)
         else:

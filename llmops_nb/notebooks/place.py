@@ -6,7 +6,7 @@
 __all__ = ['OUTSIDE', 'Place', 'named_files', 'bring', 'given_again', 'make_place', 'take_in', 'asks_office', 'bring_key',
            'bring_office']
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #4e76effb
+# %% ../../nbs/80_notebooks/19_place.ipynb #a5d579bd
 import os
 import shutil
 import sqlite3
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.subjects import carry_exclusions
 from ..ground import ledger as books
 from ..ground.core import BadInput, write_atomic
 from ..ground.ledger import Ledger, now
@@ -76,7 +77,7 @@ def given_again(proof: Proof) -> dict[str, str]:
     "A stage's parameters as texts for `run_pipeline`, those that would write elsewhere left out."
     return {f"{proof.facts['stage']}.{name}": str(value) for name, value in proof.facts["parameters"].items() if name not in OUTSIDE}
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #420a1352
+# %% ../../nbs/80_notebooks/19_place.ipynb #5c676a0e
 def make_place(workspace: Workspace, proofs: list[Proof], threads: str = "") -> Place:  # threads: of the numerical libraries; '' = as in the workspace
     "A clean place for executing these stages again."
     files = sorted({name for proof in proofs for name in named_files(proof.facts, workspace.root)})
@@ -92,6 +93,7 @@ def make_place(workspace: Workspace, proofs: list[Proof], threads: str = "") -> 
             bring(name, workspace.root, clean.root)
     place = Place(root, clean)
     place.home.mkdir(mode=0o700)
+    carry_exclusions(workspace, clean, place.home)
     if any(proof.facts["parameters"].get("pseudonyms") == "keyed" for proof in proofs) and (home() / "vault.key").is_file():
         shutil.copy2(home() / "vault.key", place.home / "vault.key")
     return place

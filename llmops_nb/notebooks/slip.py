@@ -52,7 +52,7 @@ def engine_file(workspace: Workspace) -> Path:
     "The file of the key with which the engine signs."
     return home() / "keys" / f"workspace-{(workspace.private / 'id').read_text(encoding='utf-8').strip()}.pem"
 
-# %% ../../nbs/80_notebooks/09_slip.ipynb #e4ceb5ff
+# %% ../../nbs/80_notebooks/09_slip.ipynb #81df2049
 def books_state(workspace: Workspace, run: str) -> str:
     "The digest of what the ledger says of a run, '' where it cannot be asked without its whole machinery."
     address = workspace.address("ledger")
@@ -61,7 +61,8 @@ def books_state(workspace: Workspace, run: str) -> str:
     try:
         with closing(sqlite3.connect(f"file:{quote(address.removeprefix('sqlite:///'))}?mode=ro", uri=True, timeout=5)) as connection:
             rows = connection.execute("select id, stage, status, key, receipt from stages where run = ? order by id", (run,)).fetchall()
-            return digest_value([rows, connection.execute("select parameters, status from runs where name = ?", (run,)).fetchall(), connection.execute("select version_num from alembic_version").fetchall()])
+            people = connection.execute("select subject, restricted, erased from subjects order by subject").fetchall()  # who is left out of data
+            return digest_value([rows, people, connection.execute("select parameters, status from runs where name = ?", (run,)).fetchall(), connection.execute("select version_num from alembic_version").fetchall()])
     except sqlite3.Error:
         return ""
 

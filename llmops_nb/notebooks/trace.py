@@ -104,7 +104,7 @@ def link_of(proof: Proof, name: str, proofs: dict[str, Proof]) -> Link:
     again = writer.digest != proof.facts["parents"].get(name)
     return Link(name, digest, proof.stem, writer.stem, True, "its writer was executed again since, with the same bytes" if again else "")
 
-# %% ../../nbs/80_notebooks/15_trace.ipynb #cd5d4534
+# %% ../../nbs/80_notebooks/15_trace.ipynb #532585f4
 def artifact_problems(store: Store, name: str, digest: str) -> list[str]:
     "What is wrong with an artifact's manifest and files in the store, one sentence each."
     try:
@@ -115,7 +115,7 @@ def artifact_problems(store: Store, name: str, digest: str) -> list[str]:
     for entry in entries:
         key = store.blob(entry.sha256)
         if not store.shelf.has(key):
-            found.append(f"artifact {name} {digest[:12]}: file {entry.path} is missing from the store")
+            found.append(f"artifact {name} {digest[:12]}: file {entry.path} {store.erased(entry.sha256) or 'is missing from the store'}")
         elif isinstance(store.shelf, LocalShelf) and (now := digest_file(store.shelf.root / key)) != entry.sha256:
             found.append(f"artifact {name} {digest[:12]}: file {entry.path} was changed, {entry.sha256[:12]} was stored, {now[:12]} is there")
     return found

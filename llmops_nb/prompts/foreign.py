@@ -16,10 +16,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..ground.core import BadInput
 
-# %% ../../nbs/20_prompts/05_foreign.ipynb #c8744e55
+# %% ../../nbs/20_prompts/05_foreign.ipynb #a0f5274a
 SOURCE_LIMIT = 200_000  # characters; the longest known templates have 30,000
 RANGE_LIMIT = 1_000
-INSIDE = re.compile(r"__|\b(attr|lipsum|cycler|joiner|popen|subprocess|os|sys|builtins|eval|exec|getattr|globals|mro|request|config|application)\b")
+INSIDE = re.compile(r"__|\b(attr|lipsum|cycler|joiner|popen|subprocess|os|sys|builtins|eval|exec|getattr|globals|mro)\b")
 GROWING = {"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "format", "format_map", "wordwrap", "filesizeformat", "xmlattr", "pprint", "repeat"}
 REFUSED_NODES = (nodes.Mul, nodes.Pow, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.CallBlock, nodes.EvalContextModifier, nodes.ScopedEvalContextModifier)
 

@@ -44,18 +44,20 @@ class Meters:
         self.waiting = Gauge("llmops_waiting", "Requests in the queue", **meter)
         self.approved = Gauge("llmops_release_approved", "1 while the release may be served", **meter)
 
-# %% ../../nbs/60_serve/04_app.ipynb #7708df18
+# %% ../../nbs/60_serve/04_app.ipynb #86b3ca42
 class ReleaseWatch:
     "Asks again and again whether the release may be served."
 
-    def __init__(self, verify: Callable[[], str], every: float = 60.0):  # every: seconds between two checks
+    def __init__(self, verify: Callable[[], str], every: float = 30.0):  # every: seconds between two checks
         self.verify, self.every = verify, every
-        self.refused = "not checked yet"
+        self.refused, self.instead, self.served = "not checked yet", None, False  # instead: what to do about a lost approval, None = nothing
 
     def check(self) -> str:
         "Why the release may not be served, or an empty text."
         try:
-            self.refused = self.verify()
+            refused = self.verify()
+            self.refused = self.instead(refused) if refused and self.served and self.instead else refused
+            self.served = self.served or not self.refused
         except Exception as error:  # an approval that cannot be checked is no approval
             self.refused = f"the approval could not be checked ({type(error).__name__}: {error})"
         return self.refused
@@ -66,7 +68,7 @@ class ReleaseWatch:
             await asyncio.sleep(self.every)
             await asyncio.to_thread(self.check)
 
-# %% ../../nbs/60_serve/04_app.ipynb #209925f2
+# %% ../../nbs/60_serve/04_app.ipynb #5f9a7c74
 @dataclass(eq=False)
 class Service:
     "A model, its door, its journals and its limits."
@@ -87,7 +89,8 @@ class Service:
     batch_size: int = 16
     batch_wait: float = 0.004
     places: int = 64
-    check_every: float = 60.0
+    check_every: float = 30.0
+    former: frozenset[str] = frozenset()  # names under which callers may still ask, after a release lost its approval
     inspect: Callable[[str], list[str]] = lambda text: []
     person: Callable[[str], Person] = lambda user: Person()  # who a request's `user` is to the log
     meters: Meters = field(default_factory=Meters)
@@ -100,6 +103,11 @@ class Service:
         "Check the release. Raises NotAllowed when it may not be served."
         if reason := self.watch.check():
             raise NotAllowed(f"{self.model} is not served: {reason}")
+
+    def replace(self, model: str, client: Client, release: str, choices: list[str] | None, max_new_tokens: int) -> None:
+        "Answer with another release from the next batch on; who asks for the former one is answered too, and told by whom."
+        self.former |= {self.model}
+        self.model, self.batcher.client, self.release, self.choices, self.max_new_tokens = model, client, release, choices, max_new_tokens
 
     def record(self, id: str, key: str, status: int, seconds: float, prompt: str = "", answer: Answer | None = None, user: str = "") -> None:
         "Count a chat request and append it to the journal, without words for a person who is to be left out."
@@ -149,12 +157,12 @@ async def drop_rest(request: Request, limit: int, seconds: float = 1.0) -> None:
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
 
-# %% ../../nbs/60_serve/04_app.ipynb #47f1ff43
+# %% ../../nbs/60_serve/04_app.ipynb #a202f7aa
 async def ask(service: Service, wanted: ChatRequest) -> Answer:
     "The model's answer to a checked request. Raises Refusal: 404, 500, 503 or 504 with the reason."
     if service.watch.refused:
         raise Refusal(503, "release_not_approved", f"{service.model} is not served: {service.watch.refused}", wait=60)
-    if wanted.model != service.model:
+    if wanted.model not in (service.model, *service.former):
         raise Refusal(404, "model_not_found", f"There is no model {wanted.model[:80]!r} here; the model is {service.model!r}.")
     choices = wanted.guided_choice or service.choices
     try:
