@@ -78,7 +78,10 @@ class Handler(BaseHTTPRequestHandler):
             if name == "CreateArtifact":  # an alias is in one place: with the artifact that was given it last
                 given = values["input"]
                 self.server.aliases |= {f"{given['artifactCollectionName']}:{alias['alias']}": given["metadata"] for alias in given["aliases"] or []}
-            known = {"AliasNow": {"project": {"artifact": {"metadata": self.server.aliases.get(values.get("name"), "{}")}}}}
+            self.server.deleted |= {values["id"]} if name == "DeleteRun" else set()
+            run = {"id": values.get("name"), "name": values.get("name"), "projectId": "1", "state": "finished", "tags": [], "displayName": "d", "config": "{}", "summaryMetrics": "{}", "systemMetrics": "{}"}
+            known = {"Run": {"project": {"run": None if values.get("name") in self.server.deleted else run}},
+                     "AliasNow": {"project": {"artifact": {"metadata": self.server.aliases.get(values.get("name"), "{}")}}}}
             self.reply({"data": {**answers(values, self.server.server_port), **known}.get(name, {})})
         elif "file_stream" in self.path:
             self.server.received.append({"kind": "stream", "path": self.path, **json.loads(data)})
@@ -104,7 +107,7 @@ class Service:
     def __init__(self, port: int = 0):
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
-        self.server.received, self.server.trouble, self.server.patience, self.server.aliases = [], "", 30.0, {}
+        self.server.received, self.server.trouble, self.server.patience, self.server.aliases, self.server.deleted = [], "", 30.0, {}, set()
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

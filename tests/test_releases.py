@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -71,22 +71,25 @@ def server(pair: tuple[House, House]) -> Iterator[RunningServer]:
 
 def test_rolling_back_under_traffic_drops_nothing(pair: tuple[House, House], server: RunningServer) -> None:
     first, second = (one.release for one in pair)
-    answers, done = [], threading.Event()
+    answers, done, deadline = [], threading.Event(), time.monotonic() + 40
     def call() -> None:
         while not done.is_set():
             answer = ask(server, title(second))
             answers.append((time.monotonic(), answer.status_code, answer.json().get("model")))
+    def until(enough: Callable[[], bool]) -> None:
+        while not enough() and time.monotonic() < deadline:
+            time.sleep(0.01)
     with ThreadPoolExecutor(4) as callers:
-        for _ in range(4):
-            callers.submit(call)
-        while len(answers) < 40:
-            time.sleep(0.01)
-        start = time.monotonic()
-        assert roll_back(pair[0].office, "support-bot").digest == first.digest
-        while time.monotonic() < start + 30 and not [at for at, _, model in answers if model == title(first)]:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        done.set()
+        calling = [callers.submit(call) for _ in range(4)]
+        try:
+            until(lambda: len(answers) >= 40 or any(one.done() for one in calling))
+            start = time.monotonic()
+            assert roll_back(pair[0].office, "support-bot").digest == first.digest
+            until(lambda: any(model == title(first) for _, _, model in answers[-8:]))
+            time.sleep(0.3)
+        finally:
+            done.set()
+    assert not [one.exception() for one in calling if one.exception()]
     assert {status for _, status, _ in answers} == {200}, f"{sum(status != 200 for _, status, _ in answers)} of {len(answers)} were dropped"
     switched = min(at for at, _, model in answers if model == title(first))
     print(f"{len(answers)} requests, 0 dropped; answered by the former release {switched - start:.2f} s after the command")

@@ -13,7 +13,8 @@ from ..ground.settings import Workspace, home
 from ..ground.signing import write_secret
 
 # %% auto #0
-__all__ = ['own_key', 'vault_key', 'vault_path', 'seal', 'unseal', 'vault_name', 'seal_if_any', 'key_for', 'reveal', 'forget']
+__all__ = ['own_key', 'vault_key', 'vault_path', 'seal', 'open_vault', 'unseal', 'vault_name', 'seal_if_any', 'key_for', 'reveal',
+           'forget']
 
 # %% ../../nbs/10_data/10_vault.ipynb #137a994f
 def own_key(path: Path, given: bytes = b"") -> bytes:  # given: 32 bytes to keep there instead of random ones
@@ -50,19 +51,23 @@ def seal(workspace: Workspace, name: str, mapping: dict[str, dict[str, str]]) ->
     path.chmod(0o600)
     return path
 
-# %% ../../nbs/10_data/10_vault.ipynb #e15d91d0
-def unseal(workspace: Workspace, name: str) -> dict[str, dict[str, str]]:
-    "The mapping of a dataset. Raises BadInput when there is no such vault, IntegrityError when it was changed, renamed or sealed with another key."
+# %% ../../nbs/10_data/10_vault.ipynb #cbe6ad9e
+def open_vault(name: str, sealed: bytes) -> dict[str, dict[str, str]]:  # sealed: the vault's file
+    "The mapping in a vault. Raises IntegrityError when it was changed, renamed or sealed with another key."
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    path = vault_path(workspace, name)
-    if not path.exists():
-        raise BadInput(f"There is no vault {name!r} in {path.parent}. Stage 03 makes one when it finds personal data.")
-    sealed = path.read_bytes()
     try:
         return json.loads(AESGCM(vault_key()).decrypt(sealed[:12], sealed[12:], name.encode()))
     except InvalidTag as error:
-        raise IntegrityError(f"{path} does not open: it was changed, renamed, or sealed with another key than {home() / 'vault.key'}.") from error
+        raise IntegrityError(f"The vault {name} does not open: it was changed, renamed, or sealed with another key than {home() / 'vault.key'}.") from error
+
+# %% ../../nbs/10_data/10_vault.ipynb #97ef1166
+def unseal(workspace: Workspace, name: str) -> dict[str, dict[str, str]]:
+    "The mapping of a dataset. Raises BadInput when there is no such vault, IntegrityError for one that does not open."
+    path = vault_path(workspace, name)
+    if not path.exists():
+        raise BadInput(f"There is no vault {name!r} in {path.parent}. Stage 03 makes one when it finds personal data.")
+    return open_vault(name, path.read_bytes())
 
 # %% ../../nbs/10_data/10_vault.ipynb #8f7cb096
 def vault_name(dataset: str | Path) -> str:  # dataset: folder with train.jsonl, valid.jsonl and test.jsonl

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['WORDS', 'COMMANDS', 'stop', 'main', 'run_command']
 
-# %% ../../nbs/90_desk/09_cli.ipynb #33860d9b
+# %% ../../nbs/90_desk/09_cli.ipynb #6e4bb014
 import os
 import signal
 import sys
 import threading
 
-from . import audit, commands, evidence, findings, history, people, releases, service, upkeep
+from . import audit, backup, commands, evidence, findings, history, people, releases, service, subjects, upkeep
 from .words import call, make_parser
 from ..ground.core import LlmopsError
 
-# %% ../../nbs/90_desk/09_cli.ipynb #24a08729
-WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person"), audit: ("audit",), releases: ("release",), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",), evidence: ("evidence",), findings: ("finding",)}
+# %% ../../nbs/90_desk/09_cli.ipynb #71662a60
+WORDS = {commands: ("init", "run", "status", "show", "why"), history: ("trace", "replay", "receipt"), people: ("sign", "person"), audit: ("audit",), releases: ("release",), service: ("serve", "sync", "lab", "doctor"), upkeep: ("gc",), backup: ("backup",), evidence: ("evidence",), findings: ("finding",), subjects: ("subject",)}
 COMMANDS = {name: getattr(module, name) for module, names in WORDS.items() for name in names}
 
 # %% ../../nbs/90_desk/09_cli.ipynb #d2684760

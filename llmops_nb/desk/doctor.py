@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'look_at_machine', 'look_at_kernel', 'look_at_keys', 'look_at_workspace', 'look_at_policy']
 
-# %% ../../nbs/90_desk/02_doctor.ipynb #9d6e3feb
+# %% ../../nbs/90_desk/02_doctor.ipynb #aae49478
 import platform
 import shutil
 import sqlite3
@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..ground.core import LlmopsError
+from ..ground.entries import EVERY
 from ..ground.settings import Workspace, home
 
 # %% ../../nbs/90_desk/02_doctor.ipynb #45fa0c03
@@ -54,29 +55,31 @@ def look_at_keys() -> list[Finding]:
     loose = [path.name for path in (home() / "keys").glob("*.pem") if stat.S_IMODE(path.stat().st_mode) & 0o077]
     return [Finding("broken", f"private keys that others can read: {', '.join(loose)}", f"chmod 600 {home() / 'keys'}/*.pem")] if loose else [Finding("ok", "private keys are readable by you alone")]
 
-# %% ../../nbs/90_desk/02_doctor.ipynb #94b263a0
+# %% ../../nbs/90_desk/02_doctor.ipynb #dbde9e95
 def look_at_workspace(workspace: Workspace) -> list[Finding]:
     "Store, audit log, pending W&B runs, and the policy's review date."
     from llmops_nb.ground.audit import open_audit
     from llmops_nb.ground.ledger import Ledger
     from llmops_nb.ground.store import Store
     from llmops_nb.ground.tracking import pending_stages
+    from llmops_nb.ground.witness import witness_line
 
     found = [Finding("broken", problem) for problem in Store(workspace.address("store")).verify()] or [Finding("ok", "every artifact in the store has the bytes of its digest")]
-    verdict = open_audit(workspace).verify()
-    found.append(Finding("ok" if verdict.ok else "broken", f"audit log: {verdict}".splitlines()[0]))
+    verdict = (log := open_audit(workspace)).verify()
+    found.append(Finding("ok" if verdict.ok else "broken", f"audit log: {verdict}".splitlines()[0], "" if verdict.ok else "llmops audit verify says where."))
+    found.append(Finding("ok" if verdict.entries - verdict.witnessed < EVERY else "note", witness_line(workspace, log, verdict)))
     pending = len(pending_stages(Ledger(workspace.address("ledger"))))
     if pending:
         found.append(Finding("note", f"{pending} stage executions are not in W&B yet", "llmops sync sends them."))
     return found + look_at_policy(workspace)
 
-# %% ../../nbs/90_desk/02_doctor.ipynb #038a1021
+# %% ../../nbs/90_desk/02_doctor.ipynb #2b429918
 def look_at_policy(workspace: Workspace) -> list[Finding]:
     "Every policy can be read and is not past its review date."
-    from llmops_nb.govern.policy import read_policy, review_due
+    from llmops_nb.govern.policy import policy_names, read_policy, review_due
 
     found = []
-    for name in workspace.policy():
+    for name in policy_names(workspace.policy()):
         try:
             passed, detail = review_due(read_policy(workspace.policy(), name))
             found.append(Finding("ok" if passed else "broken", f"policy {name}: {detail}"))

@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['serve', 'sync', 'lab', 'look_at_nothing', 'doctor']
 
-# %% ../../nbs/90_desk/07_service.ipynb #931cca70
+# %% ../../nbs/90_desk/07_service.ipynb #8d1bab86
 import os
 from typing import Any
 
-from .commands import Outcome
+from .commands import Outcome, enter
 from ..ground.core import BadInput
 from ..ground.settings import find_workspace
 
-# %% ../../nbs/90_desk/07_service.ipynb #d67bde10
+# %% ../../nbs/90_desk/07_service.ipynb #11747bee
 def serve(
     run: str = "main",  # the run whose deployment is served
     host: str = "127.0.0.1",  # address to listen at
     port: int = 8000,  # port to listen at
+    tls_certificate: str = "",  # PEM file with the certificate chain; the server then speaks TLS only
+    tls_key: str = "",  # PEM file with its private key
+    insecure: bool = False,  # listen beyond this machine without TLS, because something in front speaks it
 ) -> Outcome:
     "Serve a run's deployment over an OpenAI-compatible address; refused unless its release is approved now."
     from llmops_nb.ground.ledger import Ledger
@@ -30,6 +33,7 @@ def serve(
     digest = find_artifact(Ledger(workspace.address("ledger")), run, "deployment")
     if digest is None:
         raise BadInput(f"Run {run!r} has no deployment yet. Make one with: llmops run")
+    enter(workspace, "serve.start", deployment=digest, host=host, port=port)
     folder = workspace.private / "serving"
     package = folder / digest
     if not package.exists():
@@ -38,7 +42,8 @@ def serve(
         secret, key = make_key("first")
         write_keys(folder / "keys.json", [key])
         print(f"Your key, shown this once: {secret}", flush=True)
-    words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest]
+    words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest,
+             "--tls-certificate", tls_certificate, "--tls-key", tls_key, *(["--insecure"] if insecure else [])]
     return Outcome("", serve_package(words))
 
 # %% ../../nbs/90_desk/07_service.ipynb #8ae9da68
@@ -81,15 +86,24 @@ def look_at_nothing(error: BadInput) -> list[Any]:
 
     return [Finding("note", str(error))]
 
-# %% ../../nbs/90_desk/07_service.ipynb #72e1566d
-def doctor() -> Outcome:
-    "Look for what is wrong with this machine and workspace, and say what to do."
-    from llmops_nb.desk.doctor import look_at_keys, look_at_machine, look_at_workspace
+# %% ../../nbs/90_desk/07_service.ipynb #d75da43f
+def doctor(
+    json_: bool = False,  # a list of findings for a program: level, what, advice
+) -> Outcome:
+    "Look for what is wrong with this machine and workspace, and say what to do; ends with 1 when something is broken."
+    import json
+    from dataclasses import asdict
 
-    findings = [*look_at_machine(), *look_at_keys()]
+    from llmops_nb.desk.doctor import look_at_keys, look_at_machine, look_at_workspace
+    from llmops_nb.desk.exposure import look_at_live, look_at_modes, look_at_people, look_at_ports
+
+    findings = [*look_at_machine(), *look_at_keys(), *look_at_ports()]
     try:
-        findings += look_at_workspace(find_workspace())
+        workspace = find_workspace()
+        for look in (look_at_modes, look_at_people, look_at_live, look_at_workspace):
+            findings += look(workspace)
     except BadInput as error:
         findings += look_at_nothing(error)
     marks = {"ok": "✓", "note": "!", "broken": "✗"}
-    return Outcome("\n".join(f"{marks[f.level]} {f.what}{'. ' + f.advice if f.advice else ''}" for f in findings), int(any(f.level == "broken" for f in findings)))
+    text = json.dumps([asdict(f) for f in findings], ensure_ascii=False) if json_ else "\n".join(f"{marks[f.level]} {f.what}{'. ' + f.advice if f.advice else ''}" for f in findings)
+    return Outcome(text, int(any(f.level == "broken" for f in findings)))

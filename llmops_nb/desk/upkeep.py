@@ -10,13 +10,15 @@ from .commands import Outcome
 from ..ground.core import BadInput
 from ..ground.settings import find_workspace
 
-# %% ../../nbs/90_desk/05_upkeep.ipynb #e647bd07
+# %% ../../nbs/90_desk/05_upkeep.ipynb #0f08a0af
 def gc(
     yes: bool = False,  # really remove it
     drop_run: str = "",  # forget these runs, too, by name with commas between
     keep_runs: int = 0,  # forget all but so many of the newest runs; 0 = forget none
 ) -> Outcome:
     "Free what no run, release, sign-off or alias refers to; without --yes only say what that is."
+    from llmops_nb.govern.release import open_office
+    from llmops_nb.govern.roles import require_may
     from llmops_nb.ground.ledger import Ledger
     from llmops_nb.notebooks.sweep import runs_beyond, sweep
 
@@ -25,4 +27,7 @@ def gc(
         raise BadInput(f"--keep-runs {keep_runs}: give the number of runs to keep, 1 or more.")
     dropped = [name.strip() for name in drop_run.split(",") if name.strip()]
     older = runs_beyond(Ledger(workspace.address("ledger")), keep_runs) if keep_runs else []
+    if yes:
+        office = open_office(workspace)
+        require_may(office, "workspace", "gc.begin")
     return Outcome(sweep(workspace, list(dict.fromkeys(dropped + older)), really=yes).text(done=yes))

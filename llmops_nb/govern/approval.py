@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SKEW', 'SPARED', 'Rule', 'Signed', 'open_envelope', 'check_content', 'key_counts', 'holds_role', 'check_signer',
-           'examine', 'Verification', 'standing', 'withdrawn', 'count_rules', 'check_rules', 'stand_in',
+           'examine', 'Verification', 'standing', 'withdrawn', 'count_rules', 'check_rules', 'waived', 'stand_in',
            'stale_evidence', 'logged_signoffs', 'verify_release', 'who_must_sign', 'require_approved']
 
-# %% ../../nbs/50_govern/04_approval.ipynb #efaf7c89
+# %% ../../nbs/50_govern/04_approval.ipynb #d49a3094
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,8 +15,9 @@ from typing import Any
 
 from .emergency import Emergency, emergencies
 from .policy import Policy, permits, review_due
-from .release import Office, Release, changed_subjects, find_release
+from .release import Office, Release, changed_subjects, find_release, read_stored
 from .roles import refuse
+from .waiver import accepted_findings, open_findings
 from ..ground import ledger as tables
 from ..ground.audit import Enrolled
 from ..ground.core import LlmopsError, digest_value
@@ -157,6 +158,18 @@ def check_rules(release: Release, excused: set[str], stale: str) -> list[Rule]:
     return [Rule("no blocking check failed", not failed and bool(release.manifest["checks"]), f"failed: {', '.join(failed)}" if failed else f"{len(release.manifest['checks'])} checks, {len(excused)} excused"),
             Rule("the security evidence is recent", not stale, stale or "recent")]
 
+# %% ../../nbs/50_govern/04_approval.ipynb #289f2a4d
+def waived(office: Office, release: Release, policy: Policy, enrolled: Enrolled, at: datetime) -> set[str]:
+    "The ids of checks on findings that are excused because all that is open was accepted."
+    failed = {c["id"] for c in release.manifest["checks"] if c["kind"] == "findings" and c["passed"] is not True}
+    if not failed or "security" not in release.subjects:
+        return set()
+    by = {act["seq"]: enrolled.keys.get(act["key_id"], ("", ""))[0] for act in (entry.act for entry in office.audit.entries("finding.accept"))}
+    proper = lambda person: bool(person) and person not in release.manifest["authors"] and permits(policy.acts, enrolled.roles.get(person, []), "finding.accept")
+    accepted = {digest: waiver for digest, waiver in accepted_findings(office, release.subjects["security"], at).items() if by[waiver.seq] == waiver.by and proper(waiver.by)}
+    findings = read_stored(office, {"security": release.subjects["security"]}).get("security", {}).get("findings", []) if accepted else []
+    return {check.id for check in policy.checks if findings and check.id in failed and not open_findings(findings, accepted, check.severity)}
+
 # %% ../../nbs/50_govern/04_approval.ipynb #0245a444
 SPARED = {"no blocking check failed", "the security evidence is recent", "the policy is not past its review", "enough different people approve", "with enough different keys", "every required role is among them"}
 
@@ -184,7 +197,7 @@ def logged_signoffs(office: Office, release: Release) -> dict[str, int]:
     acts = [entry.act for entry in office.audit.entries("signoff.")]
     return {act["objects"]["envelope"]: act["seq"] for act in reversed(acts) if act["outcome"] == "done" and act["objects"].get("release") == release.digest}
 
-# %% ../../nbs/50_govern/04_approval.ipynb #660d4720
+# %% ../../nbs/50_govern/04_approval.ipynb #d84ad40a
 def verify_release(
     office: Office,
     release: Release,
@@ -200,6 +213,7 @@ def verify_release(
         rows = office.ledger.rows(sql.select(tables.signoffs).where(tables.signoffs.c.digest == release.digest).order_by(tables.signoffs.c.id))
         rows = sorted(rows, key=lambda row: logged.get(digest_value(row["envelope"]), 10**18))  # in the order of the log, which nobody can rearrange
         signed = [examine(row, release, policy, enrolled, logged, at) for row in rows]
+        waivers = waived(office, release, policy, enrolled, at)
         emergency = next(iter(emergencies(office, at, release.digest)), None)
         changed, log = (changed_subjects(office, release, found), office.audit.verify()) if hash_again else ([], None)
     except (LlmopsError, KeyError, TypeError, ValueError) as error:
@@ -211,7 +225,7 @@ def verify_release(
              Rule("the policy is the one it was judged by", release.manifest["policy"] == {"name": policy.name, "digest": policy.digest}, policy.digest[:12]),
              Rule("the policy is not past its review", *review_due(policy, at.date())),
              Rule("every subject is unchanged", not changed, "; ".join(changed) or f"{len(release.subjects)} subjects" + ("" if hash_again else " (not hashed again)")),
-             *check_rules(release, {check for one in excuses for check in one.predicate["exceptions"]}, stale_evidence(office, release, policy, at)),
+             *check_rules(release, waivers | {check for one in excuses for check in one.predicate["exceptions"]}, stale_evidence(office, release, policy, at)),
              Rule("nobody rejected or withdrew", not against, ", ".join(f"{one.row['decision']} by {one.row['person']}" for one in against) or "nobody"),
              Rule("no sign-off is missing from the ledger", not lost, f"{len(lost)} that the audit log knows are gone" if lost else "none"), *count_rules(approvals, policy)]
     rules = stand_in(rules, emergency)

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['open_key', 'own_key', 'add_person', 'add_person_key', 'rotate_person_key', 'change_person_roles', 'revoke_person_key',
            'people_text', 'newest_release', 'find_intent', 'preview_signature', 'sign', 'release_text', 'promote_text',
-           'roll_back_text']
+           'break_glass_text', 'roll_back_text']
 
-# %% ../../nbs/50_govern/09_commands.ipynb #ca4cc7ed
+# %% ../../nbs/50_govern/09_commands.ipynb #0f9e4d98
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from .approval import verify_release, who_must_sign
+from .contrast import contrast_releases, contrast_text
+from .emergency import break_glass
 from .people import add_key, change_roles, check_roles, enrol_person, find_person, list_people, revoke_key
 from .registry import ALIASES, promote, release_at, roll_back
 from .release import Release, find_release, open_office
@@ -122,7 +124,7 @@ def find_intent(workspace: Workspace, release: str, intent: Intent, statement: s
         raise BadInput(f"{statement} was prepared for {meant.person}, not for {intent.person}. Prepare one of your own.")
     return found, meant
 
-# %% ../../nbs/50_govern/09_commands.ipynb #049d717e
+# %% ../../nbs/50_govern/09_commands.ipynb #72c9e7e6
 def preview_signature(workspace: Workspace, found: Release, intent: Intent) -> str:
     "What the person would sign, in words. Nothing is written."
     office = open_office(workspace)
@@ -132,7 +134,9 @@ def preview_signature(workspace: Workspace, found: Release, intent: Intent) -> s
     exceptions = [f"{', '.join(one.predicate['exceptions'])}: until {one.predicate['expiresAt'][:10]}, by {one.row['person']}: {one.predicate['statement']}" for one in verification.exceptions]
     here = sorted({intent.person, *(one.row["person"] for one in verification.approvals)} & {path.stem for path in (home() / "keys").glob("*.pem")})
     alone = f"\nfour-eyes: NOT MET on this machine: the private keys of {' and '.join(here)} are both in {home() / 'keys'}, so one person can sign as either." if len(here) > 1 else ""
-    return describe_signoff(found, release_at(office, found.manifest["name"]), said, [*exceptions, *([str(verification.emergency)] if verification.emergency else [])]) + alone
+    before = release_at(office, found.manifest["name"])
+    difference = contrast_text(before, found, contrast_releases(office, before, found)) if before and before != found else ""
+    return describe_signoff(found, said, difference, [*exceptions, *([str(verification.emergency)] if verification.emergency else [])]) + alone
 
 # %% ../../nbs/50_govern/09_commands.ipynb #ad960d67
 def sign(workspace: Workspace, found: Release, intent: Intent, passphrase: str | None) -> str:
@@ -153,16 +157,25 @@ def release_text(workspace: Workspace, release: str = "") -> str:
     lines += [f"  {'holds ' if rule.passed else 'FAILS '} {rule.about}: {rule.rule}{f' ({rule.evidence})' if rule.evidence else ''}" for rule in verification.rules]
     return "\n".join([*lines, "", *(f"  {name:<14} {digest}" for name, digest in found.subjects.items())])
 
-# %% ../../nbs/50_govern/09_commands.ipynb #003ea762
-def promote_text(workspace: Workspace, release: str, alias: str, by: str) -> str:
+# %% ../../nbs/50_govern/09_commands.ipynb #70b7dcb2
+def promote_text(workspace: Workspace, release: str, alias: str, by: Key | str) -> str:
     "Point an alias to a release (`llmops release promote`)."
     office = open_office(workspace)
     found = find_release(office, newest_release(workspace, release))
     promote(office, found, alias, by)
     return f"{alias} of {found.manifest['name']} is now {found.title}."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #e16d285c
-def roll_back_text(workspace: Workspace, name: str, to: str, by: str) -> str:
+# %% ../../nbs/50_govern/09_commands.ipynb #d173f694
+def break_glass_text(workspace: Workspace, release: str, by: Key | str, reason: str, hours: float = 0.0) -> str:
+    "Put a release into production without its approvals, for hours (`llmops release promote --break-glass`)."
+    office = open_office(workspace)
+    found = find_release(office, newest_release(workspace, release))
+    emergency = break_glass(office, found, by, reason, hours)
+    promote(office, found, "production", by)
+    return f"{emergency}\nReports, servers and llmops doctor say so until then; afterwards it is refused. Get it signed, or go back: llmops release rollback"
+
+# %% ../../nbs/50_govern/09_commands.ipynb #9d3d35d7
+def roll_back_text(workspace: Workspace, name: str, to: str, by: Key | str) -> str:
     "Take production back to an earlier approved release (`llmops release rollback`)."
     office = open_office(workspace)
     product = name.partition("@")[0] or find_release(office, newest_release(workspace)).manifest["name"]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DUE_DAYS', 'PROBE_LIMITS', 'finding_row', 'yes_or_no', 'outcome_rows', 'probe_findings', 'worked_table',
-           'attack_success', 'behaviour_findings', 'answer_findings', 'overload_finding', 'supply_findings',
-           'detector_table', 'plot_findings']
+           'attack_table', 'attack_success', 'behaviour_findings', 'answer_findings', 'overload_finding',
+           'supply_findings', 'detector_table', 'plot_findings']
 
 # %% ../../nbs/40_measure/12_findings.ipynb #e841d95a
 from collections.abc import Mapping, Sequence
@@ -69,6 +69,15 @@ def worked_table(outcomes: Mapping[str, Sequence[Outcome]]) -> pd.DataFrame:  # 
     "For each target and kind of probe the share that worked, with its interval, and how many attempts got no answer."
     return pd.DataFrame([{"target": name, "kind": kind.replace("_", " "), **rate.row(), "no answer": sum(one.probe.kind == kind and one.answer.finish == "error" for one in tried)}
                          for name, tried in outcomes.items() for kind, rate in rates_by_kind(tried).items()])
+
+# %% ../../nbs/40_measure/12_findings.ipynb #4cdfcb6e
+def attack_table(outcomes: Sequence[Outcome], top: int = 12) -> pd.DataFrame:  # top: rows
+    "What was sent and answered, shortened to a line; attempts that worked come first, then the first of each kind."
+    line = lambda text: " ".join(text.split())[:90]
+    kinds = [one.probe.kind for one in outcomes]
+    places = sorted(range(len(outcomes)), key=lambda i: (not outcomes[i].worked, kinds[:i].count(kinds[i]), i))
+    ranked = [outcomes[i] for i in places[:top]]
+    return pd.DataFrame([{"probe": one.probe.id, "worked": one.worked, "sent": line(one.probe.text), "answered": line(one.answer.text)} for one in ranked], columns=["probe", "worked", "sent", "answered"])
 
 # %% ../../nbs/40_measure/12_findings.ipynb #121ef1e0
 def attack_success(outcomes: Sequence[Outcome]) -> Estimate:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'PLAIN_TEMPLATE', 'model_folder', 'hub_folder', 'model_digest', 'LoadedModel', 'load_tokenizer',
-           'load_model', 'check_files', 'read_weights', 'context_length', 'check_model', 'weights_digest', 'noting',
-           'load_candidate', 'put_adapter', 'check_adapter']
+           'load_model', 'foreign_code', 'check_files', 'read_weights', 'context_length', 'check_model',
+           'weights_digest', 'noting', 'load_candidate', 'put_adapter', 'check_adapter']
 
 # %% ../../nbs/30_models/00_base.ipynb #5f4a6e49
 from collections.abc import Callable
@@ -132,7 +132,14 @@ def load_model(name: str = "builtin:tiny",  # builtin:NAME, a folder, or owner/n
     digest = model_digest(folder)
     return LoadedModel(model, tokenizer, name, digest, context_length(model), digest, journal)
 
-# %% ../../nbs/30_models/00_base.ipynb #54d806d0
+# %% ../../nbs/30_models/00_base.ipynb #3a7d7261
+def foreign_code(config: Any) -> str:
+    "The entry of a configuration that names code outside of transformers: a module, a generation loop, a kernel on the Hub; '' where there is none."
+    entries = list(config.items()) if isinstance(config, dict) else []
+    named = next((key for key, value in entries if key in ("auto_map", "custom_generate") and value or key == "trust_remote_code" and value is True or key.endswith("_implementation") and "/" in str(value)), "")
+    return named or next((f"{key}.{inner}" for key, value in entries if (inner := foreign_code(value))), "")
+
+# %% ../../nbs/30_models/00_base.ipynb #06adc424
 def check_files(folder: Path) -> None:
     "Nothing, when the folder can be loaded safely. Raises BadInput when it has no config.json or no safetensors, or wants its own code run."
     if not (folder / "config.json").exists():
@@ -141,9 +148,9 @@ def check_files(folder: Path) -> None:
         other = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))) or "no weights"
         raise BadInput(f"{folder} has {other}, but no safetensors. Only safetensors are read, because the other formats can run code; "
                        "convert them with transformers' save_pretrained.")
-    if "auto_map" in read_json(folder / "config.json"):
-        raise BadInput(f"{folder} wants its own Python code run (auto_map in config.json). Such models are refused; use one whose "
-                       "architecture transformers knows.")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / name).exists() and (wish := foreign_code(read_json(folder / name))):
+            raise BadInput(f"{folder} wants code from elsewhere run ({wish} in {name}). Such models are refused; use one whose architecture transformers knows, or take the line out.")
 
 # %% ../../nbs/30_models/00_base.ipynb #4ed5bfab
 def read_weights(kind: Any, folder: Path, device: str) -> Any:  # kind: a transformers AutoModel class

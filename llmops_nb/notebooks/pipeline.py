@@ -63,12 +63,15 @@ def measures(step: Step) -> bool:
     "Whether a stage measures what depends on how busy the machine is."
     return bool(step.declared.observes) or "measured=True" in template_code(step.declared.template)
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #b0f26f4b
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #b8dcb54e
 def notice_of(workspace: Workspace, steps: list[Step]) -> str:
-    "The note that every report of a run carries when its policy is one for demonstrations, '' otherwise."
+    "The note that every report of a run carries when its policy is one for demonstrations, or a release is live without its approvals; '' otherwise."
+    from llmops_nb.govern.emergency import emergencies
+    from llmops_nb.govern.release import open_office
+
     names = {str(step.parameters["policy"]) for step in steps if "policy" in step.parameters}
     shown = any(workspace.policy().get(name, {}).get("demonstration") for name in names)
-    return NOTE if shown else ""
+    return " ".join([NOTE] * shown + [str(emergency) for emergency in emergencies(open_office(workspace))])
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #1d1bdd59
 def describe(bench: Bench, steps: list[Step]) -> list[dict]:

@@ -7,8 +7,9 @@ __all__ = ['STYLE', 'LIVE', 'KEPT', 'page', 'notebook_body', 'gate_rows', 'numbe
            'draw_arc', 'draw_stage', 'lineage_picture', 'lineage_section', 'write_report', 'mark_kept', 'question_of',
            'index_row', 'replay_note', 'refresh_index', 'write_index']
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #038c63e4
+# %% ../../nbs/80_notebooks/07_report.ipynb #e063a2f5
 import html
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,17 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem;margin:.3em 0}i
 .lineage{width:100%;max-width:56rem;height:auto;display:block}.lineage .node{font-size:13px;fill:var(--ink)}.lineage a .node{fill:var(--link)}.lineage .note{font-size:11px;fill:var(--soft)}
 """
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #9d2879e1
+# %% ../../nbs/80_notebooks/07_report.ipynb #cd0e688a
 def page(title: str, head: str, body: str) -> str:
     "A whole HTML page without scripts; `head` is the band above, `body` is HTML."
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><div class=\"band\"><div>{head}</div></div>{body}</body></html>")
 
 # %% ../../nbs/80_notebooks/07_report.ipynb #84e8b682
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # outputs that live only while a kernel does
 
-# %% ../../nbs/80_notebooks/07_report.ipynb #f5cc5db9
+# %% ../../nbs/80_notebooks/07_report.ipynb #0a7f8586
 def notebook_body(path: Path) -> str:
     "The HTML of a notebook's cells and outputs, by nbconvert."
     with IMPORTING:  # pages are written beside a stage's start, which imports much of the same
@@ -58,7 +59,7 @@ def notebook_body(path: Path) -> str:
     exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
     inside = body[body.index("<body"):body.rindex("</body>")]
-    return inside[inside.index(">") + 1:]
+    return re.sub(r"<(?=/?(meta|base|link)\b)", "&lt;", inside[inside.index(">") + 1:], flags=re.IGNORECASE)
 
 # %% ../../nbs/80_notebooks/07_report.ipynb #6cbc5382
 def gate_rows(gates: list[dict]) -> str:

@@ -46,13 +46,14 @@ def result_problems(folder: Path, facts: dict[str, Any]) -> list[str]:
         wrong = ["content, which cannot be read,"]
     return [f"{folder.name}/result.json was changed after the run: its {name} is not the receipt's" for name in wrong]
 
-# %% ../../nbs/80_notebooks/15_trace.ipynb #17ec126e
+# %% ../../nbs/80_notebooks/15_trace.ipynb #42765152
 def neighbour_problems(folder: Path, facts: dict[str, Any]) -> list[str]:
     "What is wrong with the files beside a receipt: the executed notebook and the result."
     notebook = folder / "notebook.ipynb"
     if notebook.exists() and digest_file(notebook) == facts["notebook"]:
         return result_problems(folder, facts)
-    state = "was changed after the run" if notebook.exists() else "is missing"
+    gone = read_json(folder / "erased.json").get(notebook.name, {}) if (folder / "erased.json").exists() else {}
+    state = "was changed after the run" if notebook.exists() else f"was erased on {gone['time'][:10]} ({gone['why']})" if gone.get("digest") == facts["notebook"] else "is missing"
     return [f"executed notebook {folder.name}/notebook.ipynb {state}: the receipt names {facts['notebook'][:12]}", *result_problems(folder, facts)]
 
 # %% ../../nbs/80_notebooks/15_trace.ipynb #9526b93c

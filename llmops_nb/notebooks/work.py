@@ -6,7 +6,8 @@
 __all__ = ['Listener', 'WITHHELD', 'NOTE', 'WARM', 'Order', 'kernel_environment', 'perform', 'judge_result', 'clear_folder',
            'Begun', 'load_parts', 'Bench', 'adopt', 'take_over', 'reclaim', 'LocalExecutor']
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #d34a3bd6
+# %% ../../nbs/80_notebooks/10_work.ipynb #96210a3f
+import html
 import os
 import shutil
 import time
@@ -116,7 +117,7 @@ def load_parts(order: Order | None = None) -> None:
     import_papermill()
     import nbconvert.exporters.html  # noqa: F401
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #af836dcb
+# %% ../../nbs/80_notebooks/10_work.ipynb #8284e6ac
 @dataclass
 class Bench:
     "Where the stages of one run are executed and entered in the books."
@@ -140,7 +141,8 @@ class Bench:
         self.later(write_report, folder, status, self.notice)
 
     def close(self) -> None:
-        "Wait until all pages are written. Raises what went wrong with the first that could not be."
+        "Wait until all pages are written, and have the last acts witnessed. Raises what went wrong with the first page that could not be written."
+        open_audit(self.workspace).settle()
         self.writer.shutdown()
         for page in self.pages:
             page.result()
@@ -198,7 +200,7 @@ class Bench:
         "Say on a kept stage's report from when it is, and write it again where its note on top is no longer the right one."
         path, self.kept[step.stem] = self.folder(step) / "report.html", latest_stage(self.ledger, self.run, step.name)["ended"]
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        stale = not text or (NOTE in text) != bool(self.notice)
+        stale = not text or html.escape(self.notice) not in text or ('class="notice"' in text) != bool(self.notice)
         if stale:
             self.report(self.folder(step), "done")
         if stale or KEPT not in text:

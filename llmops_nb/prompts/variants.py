@@ -7,7 +7,7 @@ __all__ = ['ASK', 'SHOW', 'Material', 'collect_material', 'starting_prompts', 's
            'shorten_values', 'render_records', 'list_choices', 'Reading', 'read_answer', 'find_json', 'ask_until_valid',
            'PromptedClient', 'read_back', 'neighbour_client']
 
-# %% ../../nbs/20_prompts/03_variants.ipynb #a1b0a875
+# %% ../../nbs/20_prompts/03_variants.ipynb #945ead26
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..ground.core import BadInput
-from .clients import Answer, Client
+from .clients import Answer, Client, Form
 from .retrieval import LexicalIndex, NeighbourClient, choose_vote
 from .templates import Prompt, render_prompt
 
@@ -176,7 +176,7 @@ def ask_until_valid(client: Client, conversations: list[list[dict]], read: Calla
                                 before.seconds + answer.seconds)
     return answers
 
-# %% ../../nbs/20_prompts/03_variants.ipynb #cf18970c
+# %% ../../nbs/20_prompts/03_variants.ipynb #3540d1c9
 class PromptedClient:
     "A client that puts every message into a prompt before it asks; counts the messages it had to shorten."
 
@@ -186,13 +186,14 @@ class PromptedClient:
         self.client, self.prompt, self.material, self.count_tokens, self.context = client, prompt, material, count_tokens if context else None, context
         self.name, self.labels_only, self.shortened = f"{client.name} with {prompt.name}", labels_only, 0
 
-    def ask(self, conversations: list[list[dict]], max_new_tokens: int = 64, choices: list[str] | None = None) -> list[Answer]:
-        "One answer a conversation; its last message is what the customer wrote, a system message before it is kept."
+    def ask(self, conversations: list[list[dict]], max_new_tokens: int = 64, choices: list[str] | Form | None = None) -> list[Answer]:
+        "One answer a conversation; its last message is what the customer wrote, a system message before it is kept. A form goes before the prompt's labels."
         rendered = render_records(self.prompt, [one[-1]["content"] for one in conversations], self.material, self.count_tokens, self.context - max_new_tokens - 48)
         self.shortened += rendered.shortened
         before = [[message for message in one[:-1] if message["role"] == "system"] for one in conversations]
-        answers = self.client.ask([first + one for first, one in zip(before, rendered.conversations)], max_new_tokens, list_choices(self.prompt, self.material.labels) or choices)
-        return [read_back(answer, self.material.labels, self.prompt.structured) for answer in answers] if self.labels_only else answers
+        formed = isinstance(choices, Form)
+        answers = self.client.ask([first + one for first, one in zip(before, rendered.conversations)], max_new_tokens, choices if formed else list_choices(self.prompt, self.material.labels) or choices)
+        return [read_back(answer, self.material.labels, self.prompt.structured) for answer in answers] if self.labels_only and not formed else answers
 
 # %% ../../nbs/20_prompts/03_variants.ipynb #6b6eb859
 def read_back(answer: Answer, labels: Sequence[str], structured: bool) -> Answer:

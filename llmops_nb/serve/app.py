@@ -6,7 +6,7 @@
 __all__ = ['Meters', 'ReleaseWatch', 'Service', 'read_body', 'drop_rest', 'ask', 'chat', 'take_feedback', 'Guard', 'refuse',
            'health', 'models', 'metrics', 'make_app']
 
-# %% ../../nbs/60_serve/04_app.ipynb #66b489f1
+# %% ../../nbs/60_serve/04_app.ipynb #cc09a19e
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ..data.keyring import Person
-from ..ground.core import LlmopsError, NotAllowed
+from ..ground.core import BadInput, LlmopsError, NotAllowed
 from ..prompts.clients import Answer, Client
 from .batcher import Batcher, QueueFull
 from .journal import Journal
@@ -157,14 +157,14 @@ async def drop_rest(request: Request, limit: int, seconds: float = 1.0) -> None:
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
 
-# %% ../../nbs/60_serve/04_app.ipynb #a202f7aa
+# %% ../../nbs/60_serve/04_app.ipynb #322483c9
 async def ask(service: Service, wanted: ChatRequest) -> Answer:
     "The model's answer to a checked request. Raises Refusal: 404, 500, 503 or 504 with the reason."
     if service.watch.refused:
         raise Refusal(503, "release_not_approved", f"{service.model} is not served: {service.watch.refused}", wait=60)
     if wanted.model not in (service.model, *service.former):
         raise Refusal(404, "model_not_found", f"There is no model {wanted.model[:80]!r} here; the model is {service.model!r}.")
-    choices = wanted.guided_choice or service.choices
+    choices = wanted.form() or service.choices
     try:
         async with asyncio.timeout(service.answer_seconds):
             answer = await service.batcher.ask(wanted.conversation(), wanted.limit(service.max_new_tokens), choices)
@@ -172,6 +172,8 @@ async def ask(service: Service, wanted: ChatRequest) -> Answer:
         raise Refusal(503, "full", str(error), wait=1) from error
     except TimeoutError:
         raise Refusal(504, "too_slow", f"The model took longer than {service.answer_seconds:g} seconds.") from None
+    except BadInput as error:
+        raise Refusal(400, "cannot_be_answered", str(error)[:300]) from error
     except LlmopsError as error:
         raise Refusal(500, "model_failed", str(error)) from error
     if answer.finish == "error":  # too long for the model, say; a server behind us that failed says 5xx first

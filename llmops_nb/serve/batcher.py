@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['QueueFull', 'Waiting', 'groups', 'Batcher']
 
-# %% ../../nbs/60_serve/03_batcher.ipynb #a0ff9e64
+# %% ../../nbs/60_serve/03_batcher.ipynb #dbd07ba2
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ..ground.core import LlmopsError
-from ..prompts.clients import Answer, Client
+from ..ground.core import BadInput, LlmopsError
+from ..prompts.clients import Answer, Client, Form
 
 # %% ../../nbs/60_serve/03_batcher.ipynb #934e4c76
 class QueueFull(LlmopsError):
     "More requests are waiting than there are places; ask again in a moment."
 
-# %% ../../nbs/60_serve/03_batcher.ipynb #655cb36d
+# %% ../../nbs/60_serve/03_batcher.ipynb #a93c67dc
 @dataclass(eq=False)
 class Waiting:
     "A request in the queue."
 
     conversation: list[dict]
     max_new_tokens: int
-    choices: tuple[str, ...] | None
+    choices: tuple[str, ...] | Form | None
     answer: asyncio.Future = field(repr=False)
 
 # %% ../../nbs/60_serve/03_batcher.ipynb #12c9a82f
@@ -37,7 +37,7 @@ def groups(batch: list[Waiting]) -> list[list[Waiting]]:
             found.setdefault((request.max_new_tokens, request.choices), []).append(request)
     return list(found.values())
 
-# %% ../../nbs/60_serve/03_batcher.ipynb #2ca579ee
+# %% ../../nbs/60_serve/03_batcher.ipynb #ce371125
 class Batcher:
     "Collects requests for a few milliseconds and answers them in one call of a client; at most `places` wait."
 
@@ -48,11 +48,11 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1, "model")
         self.task: asyncio.Task | None = None
 
-    async def ask(self, conversation: list[dict], max_new_tokens: int, choices: list[str] | None = None) -> Answer:
+    async def ask(self, conversation: list[dict], max_new_tokens: int, choices: list[str] | Form | None = None) -> Answer:
         "The answer to one conversation. Raises QueueFull at once when no place is free, LlmopsError when the model fails."
         if self.task is None:
             self.task = asyncio.create_task(self._work())
-        waiting = Waiting(conversation, max_new_tokens, tuple(choices) if choices else None, asyncio.get_running_loop().create_future())
+        waiting = Waiting(conversation, max_new_tokens, choices if isinstance(choices, Form) else tuple(choices) if choices else None, asyncio.get_running_loop().create_future())
         try:
             self.queue.put_nowait(waiting)
         except asyncio.QueueFull:
@@ -78,7 +78,7 @@ class Batcher:
 
     async def _answer(self, group: list[Waiting]) -> None:
         first = group[0]
-        choices = list(first.choices) if first.choices else None
+        choices = list(first.choices) if isinstance(first.choices, tuple) else first.choices
         call = [[request.conversation for request in group], first.max_new_tokens, choices]
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self.thread, self.client.ask, *call)
@@ -89,7 +89,8 @@ class Batcher:
                 for request in group:
                     await self._answer([request])
             elif not first.answer.done():
-                first.answer.set_exception(LlmopsError(f"the model failed: {type(error).__name__}: {str(error)[:200]}"))
+                unusable = isinstance(error, BadInput)  # a form that cannot be used, say: the caller can mend it
+                first.answer.set_exception(error if unusable else LlmopsError(f"the model failed: {type(error).__name__}: {str(error)[:200]}"))
             return
         for request, answer in zip(group, answers):
             if not request.answer.done():

@@ -6,7 +6,7 @@
 __all__ = ['inspect_prompt', 'build_service', 'end_with_parent', 'parse_arguments', 'main', 'start_server', 'end_process',
            'wait_ready', 'keep_log']
 
-# %% ../../nbs/60_serve/10_process.ipynb #8d313b85
+# %% ../../nbs/60_serve/10_process.ipynb #6c1575a0
 import argparse
 import json
 import os
@@ -26,6 +26,7 @@ from ..ground.settings import find_workspace
 from ..ground.store import digest_folder
 from ..measure.redteam import detect_attack
 from .app import Service
+from .certificate import check_address, read_certificate
 from .journal import Journal
 from .keys import Door, KeyRing, make_key, write_keys
 from .package import model_name, open_package
@@ -66,7 +67,7 @@ def end_with_parent(server: Any, done: Callable[[], None] = lambda: None) -> Non
         done()
     threading.Thread(target=wait, daemon=True, name="parent").start()
 
-# %% ../../nbs/60_serve/10_process.ipynb #7f1186ab
+# %% ../../nbs/60_serve/10_process.ipynb #ab3a5500
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     "The options of the process."
     parser = argparse.ArgumentParser(prog="llmops serve", description="Serve a package behind an OpenAI-compatible address.")
@@ -79,15 +80,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--digest", default="", help="digest the package must have")
     parser.add_argument("--try-out", action="store_true", help="serve a package that belongs to no release")
     parser.add_argument("--check-every", type=float, default=2.0, help="seconds between two looks at the approval, and at what production points to")
+    parser.add_argument("--tls-certificate", default="", help="PEM file with the certificate chain; the server then speaks TLS only")
+    parser.add_argument("--tls-key", default="", help="PEM file with its private key")
+    parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS, because something in front speaks it")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input closes")
     parser.add_argument("--threads", type=int, default=2, help="processor threads for the model")
     return parser.parse_args(arguments)
 
-# %% ../../nbs/60_serve/10_process.ipynb #1c4b9a79
+# %% ../../nbs/60_serve/10_process.ipynb #9992f18f
 def main(arguments: list[str] | None = None) -> int:
     "Serve until told to stop; one line of JSON on standard output when ready. The exit code: 0 after a proper end, 1 with a message on standard error."
     options = parse_arguments(arguments)
     try:
+        certificate = read_certificate(options.tls_certificate, options.tls_key)
+        check_address(options.host, certificate, options.insecure)
         import torch
         torch.set_num_threads(options.threads)
         service = build_service(options.package, options.folder, options.workspace, options.digest, options.try_out, check_every=options.check_every)
@@ -98,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
                 end_with_parent(server)
             print(json.dumps({"url": url, "model": service.model}), flush=True)
 
-        serve_forever(service, options.host, listener=listener, ready=ready)
+        serve_forever(service, options.host, listener=listener, ready=ready, certificate=certificate)
         return 0
     except LlmopsError as error:
         print(error, file=sys.stderr)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PatientProtocol', 'open_port', 'configure', 'serve_forever', 'RunningServer', 'start_thread']
 
-# %% ../../nbs/60_serve/05_server.ipynb #98dc8f07
+# %% ../../nbs/60_serve/05_server.ipynb #ffe28e31
 import asyncio
 import socket
 import threading
@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..ground.core import BadInput, LlmopsError
 from .app import Service, make_app
+from .certificate import Certificate
 
 # %% ../../nbs/60_serve/05_server.ipynb #37b3efd5
 class PatientProtocol(H11Protocol):
@@ -81,21 +82,21 @@ def open_port(host: str, port: int) -> socket.socket:
         raise BadInput(f"{host}:{port} cannot be served ({error}). Choose another port, or 0 for any free one.") from error
     return listener
 
-# %% ../../nbs/60_serve/05_server.ipynb #9e3a86de
-def configure(service: Service) -> uvicorn.Server:
-    "uvicorn around a service: no access log (prompts stay in the journal), no server header, bounded headers, a graceful end."
+# %% ../../nbs/60_serve/05_server.ipynb #8505d4ce
+def configure(service: Service, certificate: Certificate | None = None) -> uvicorn.Server:
+    "uvicorn around a service: no access log (prompts stay in the journal), no server header, bounded headers, a graceful end; with a certificate it speaks TLS only."
     config = uvicorn.Config(make_app(service), http=PatientProtocol, ws="none", log_level="critical", access_log=False, server_header=False,
-                            proxy_headers=False, h11_max_incomplete_event_size=16_384, timeout_keep_alive=30, timeout_graceful_shutdown=10)
+                            proxy_headers=False, h11_max_incomplete_event_size=16_384, timeout_keep_alive=30, timeout_graceful_shutdown=10, **(certificate.options if certificate else {}))
     return uvicorn.Server(config)
 
-# %% ../../nbs/60_serve/05_server.ipynb #6359b896
+# %% ../../nbs/60_serve/05_server.ipynb #d8fcdd67
 def serve_forever(service: Service, host: str = "127.0.0.1", port: int = 8000, ready: Callable[[str, uvicorn.Server], None] = lambda url, server: None,
-                  listener: socket.socket | None = None) -> None:  # listener: an open socket, instead of host and port
+                  listener: socket.socket | None = None, certificate: Certificate | None = None) -> None:  # listener: an open socket, instead of host and port
     "Serve until the process is told to stop (SIGINT, SIGTERM): requests in flight are answered first. Raises NotAllowed, BadInput."
-    server, listener = configure(service), listener or open_port(host, port)
+    server, listener = configure(service, certificate), listener or open_port(host, port)
     service.hosts = (*service.hosts, host)
     name = f"[{host}]" if ":" in host else host
-    ready(f"http://{name}:{listener.getsockname()[1]}", server)
+    ready(f"{'https' if certificate else 'http'}://{name}:{listener.getsockname()[1]}", server)
     server.run(sockets=[listener])
 
 # %% ../../nbs/60_serve/05_server.ipynb #1a45d734
@@ -118,10 +119,10 @@ class RunningServer:
     def __exit__(self, *_) -> None:
         self.stop()
 
-# %% ../../nbs/60_serve/05_server.ipynb #f8644ea2
-def start_thread(service: Service, key: str, host: str = "127.0.0.1", port: int = 0) -> RunningServer:
+# %% ../../nbs/60_serve/05_server.ipynb #62081f6b
+def start_thread(service: Service, key: str, host: str = "127.0.0.1", port: int = 0, certificate: Certificate | None = None) -> RunningServer:
     "Serve in a thread of this process. Raises NotAllowed for a refused release, LlmopsError when it does not start within ten seconds."
-    server, listener = configure(service), open_port(host, port)
+    server, listener = configure(service, certificate), open_port(host, port)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
     thread.start()
     until = monotonic() + 10
@@ -134,4 +135,4 @@ def start_thread(service: Service, key: str, host: str = "127.0.0.1", port: int 
         server.should_exit = True
         thread.join(15)
 
-    return RunningServer(f"http://{host}:{listener.getsockname()[1]}", key, halt)
+    return RunningServer(f"{'https' if certificate else 'http'}://{host}:{listener.getsockname()[1]}", key, halt)

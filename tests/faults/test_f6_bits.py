@@ -57,10 +57,12 @@ def kept_checkpoint(folder: Path, name: str) -> tuple[Path, Callable]:
 
 def kept_snapshot(folder: Path, name: str) -> tuple[Path, Callable]:
     from llmops_nb.ground.settings import create_workspace
-    from llmops_nb.operate.backup import restore_snapshot, take_snapshot
+    from llmops_nb.operate.backup import heads, take_snapshot
+    from llmops_nb.operate.restore import open_snapshot, restore_snapshot
 
     snapshot = take_snapshot(create_workspace(folder / "w", {"data.txt": "data " * 100}), folder / "snapshots", "one")
-    return snapshot.path / name, lambda: restore_snapshot(snapshot.path, folder / "restored")
+    key = heads(snapshot.archive)["one"] if name == "head" else snapshot.archive.name(snapshot.manifest["files"][name]["sha256"])
+    return folder / "snapshots" / key, lambda: restore_snapshot(open_snapshot(folder / "snapshots", "one"), folder / "restored")
 
 
 def kept_package(folder: Path, name: str) -> tuple[Path, Callable]:
@@ -107,7 +109,7 @@ def kept_audit(folder: Path, name: str) -> tuple[Path, Callable]:
 
 KINDS = {"stored file": (kept_in_store, "blobs"), "manifest": (kept_in_store, "manifests"), "receipt": (kept_receipt, "receipt.json"), "notebook": (kept_receipt, "notebook.ipynb"),
          "weights of a checkpoint": (kept_checkpoint, "weights.safetensors"), "optimizer of a checkpoint": (kept_checkpoint, "optimizer.safetensors"),
-         "manifest of a checkpoint": (kept_checkpoint, "MANIFEST.json"), "snapshot": (kept_snapshot, "files/data.txt"), "manifest of a snapshot": (kept_snapshot, "manifest.json"), "served package": (kept_package, "material.json"),
+         "manifest of a checkpoint": (kept_checkpoint, "MANIFEST.json"), "snapshot": (kept_snapshot, "data.txt"), "manifest of a snapshot": (kept_snapshot, "head"), "served package": (kept_package, "material.json"),
          "sign-off": (kept_signoff, "signoff.json"), "audit log": (kept_audit, "entries.jsonl")}
 
 

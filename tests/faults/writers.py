@@ -113,27 +113,28 @@ check_export = check_object
 
 def write_backup(folder: Path, draw: random.Random) -> Iterator[str]:
     from llmops_nb.ground.settings import Workspace, create_workspace
-    from llmops_nb.operate.backup import take_snapshot
+    from llmops_nb.operate.backup import list_snapshots, take_snapshot
 
     if not (folder / "w").exists():
         create_workspace(folder / "w")
         for number in range(6):
             (folder / "w" / f"data{number}.bin").write_bytes(draw.randbytes(100_000))
-    taken = len(list((folder / "snapshots").glob("s*"))) if (folder / "snapshots").exists() else 0
-    for number in range(taken, 10**6):
+    for number in range(len(list_snapshots(folder / "snapshots")), 10**6):
+        (folder / "w" / "new.bin").write_bytes(draw.randbytes(100_000))
         take_snapshot(Workspace(folder / "w"), folder / "snapshots", f"s{number}")
         yield f"s{number}"
 
 
 def check_backup(folder: Path, known: list[str]) -> None:
-    from llmops_nb.operate.backup import list_snapshots, open_snapshot, restore_snapshot
+    from llmops_nb.operate.backup import list_snapshots
+    from llmops_nb.operate.restore import open_snapshot, restore_snapshot, verify_snapshot
 
-    listed = list_snapshots(folder / "snapshots") if (folder / "snapshots").exists() else []
+    listed = list_snapshots(folder / "snapshots")
     assert set(known) <= set(listed)
     for name in listed:
-        open_snapshot(folder / "snapshots" / name)
+        assert verify_snapshot(open_snapshot(folder / "snapshots", name)) == []
     if listed:
-        restore_snapshot(folder / "snapshots" / listed[-1], folder / "restored")
+        restore_snapshot(open_snapshot(folder / "snapshots", listed[-1]), folder / "restored")
         assert all(digest_file(folder / "restored" / f"data{n}.bin") == digest_file(folder / "w" / f"data{n}.bin") for n in range(6))
 
 
