@@ -22,6 +22,7 @@ def answers(values: dict, port: int) -> dict:
                        "uploadMultipartUrls": None, "artifact": {"id": "QXJ0"}}} for i, f in enumerate(values.get("artifactFiles") or [])]
     return {
         "Viewer": {"viewer": {"id": "VXNl", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+        "GetDefaultEntity": {"viewer": {"id": "VXNl", "entity": "me", "defaultEntity": {"name": "me"}}},
         "UpsertBucket": {"upsertBucket": {"inserted": True, "bucket": bucket}},
         "CreateRunFiles": {"createRunFiles": {"runID": "UnVu", "uploadHeaders": [], "files": [{"name": n, "uploadUrl": f"{upload}/{n}"} for n in values.get("files") or []]}},
         "CreateArtifact": {"createArtifact": {"artifact": {"id": "QXJ0", "digest": values.get("digest"), "state": "PENDING", "aliases": [], "artifactSequence": {"id": "U2Vx", "latestArtifact": None}}}},

@@ -115,6 +115,25 @@ def test_the_evidence_of_the_release_can_be_checked_without_us(demo: Path, tmp_p
 
 
 @pytest.mark.slow
+def test_the_release_binds_receipts_and_environment(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    from llmops_nb.govern.release import changed_subjects, find_release, lacking, open_office
+    from llmops_nb.ground.settings import Workspace
+
+    monkeypatch.setenv("LLMOPS_HOME", str(home_of(copy)))
+    office = open_office(Workspace(copy))
+    release = find_release(office, "support-bot")
+    assert lacking(release.manifest) == [] and changed_subjects(office, release) == []
+    shutil.rmtree(copy / "runs")  # what was kept with the release is enough
+    assert "← 06_finetune" in llmops(copy, "release", "graph", home=home_of(copy)).stdout
+    entry = next(entry for entry in office.store.entries(release.papers) if entry.path.startswith("06_"))
+    blob = office.store.shelf.root / office.store.blob(entry.sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes().replace(b'"sig": "', b'"sig": "A', 1))
+    assert {line.partition(":")[0] for line in changed_subjects(office, release)} == {"receipts", "environment"}
+    assert llmops(copy, "release", "promote", "--to", "production", home=home_of(copy)).returncode == 1
+
+
+@pytest.mark.slow
 def test_production_needs_people(copy: Path):
     home, signed = home_of(copy), {"LLMOPS_PASSPHRASE": "a long passphrase"}
     waiting = llmops(copy, "run", "-p", "policy=production", home=home)

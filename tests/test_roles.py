@@ -12,9 +12,9 @@ import llmops_nb
 from llmops_nb.desk.cli import COMMANDS, main
 from llmops_nb.govern.approval import verify_release
 from llmops_nb.govern.emergency import emergencies
-from llmops_nb.govern.people import add_key, change_roles, enrol_person, make_demo_identities, revoke_key
+from llmops_nb.govern.people import add_key, change_roles, enrol_person, revoke_key
 from llmops_nb.govern.policy import ACTIONS, DEFAULT_POLICY, permits, read_roles
-from llmops_nb.govern.release import open_office
+from llmops_nb.govern.release import Office, open_office
 from llmops_nb.govern.roles import require_may
 from llmops_nb.ground import ledger as tables
 from llmops_nb.ground.core import NotAllowed, WaitingForSignoff, digest_value, read_lines, write_json
@@ -31,38 +31,43 @@ def written_table() -> dict[str, dict[str, bool]]:
     return {row[0]: dict(zip(rows[0][1:], [cell == "yes" for cell in row[1:]])) for row in rows[1:]}
 
 
+def length(office: Office) -> int:
+    "The number of entries in the audit log."
+    return office.audit.ask("SELECT count(*) FROM entries")[0][0]
+
+
 def test_the_role_table_is_the_written_one() -> None:
     roles = read_roles({})
     assert written_table() == {action: {role: permits(roles, [role], action) for role in roles} for action in ACTIONS}
 
 
-def test_every_act_is_asked_of_every_kind_of_key(house: House) -> None:
-    "8 roles and 8 keys that must do nothing, times every act: the written table, and one entry for each refusal."
-    office, table, actors = house.office, written_table(), {"workspace": "service"}
+def test_acts_are_asked_of_every_kind_of_key(house: House) -> None:
+    "9 roles, and in turn one of 6 keys and names that may do nothing, times every third act (all of them in `make soak`): the written table, and one entry for each refusal."
+    office, table = house.office, written_table()
     def enrol(name: str, role: str, **more: str) -> Key:
         key = create_key(f"s5-{name}", None, house.root / "keys")
         enrol_person(office, name, [role], key.public_hex, **more)
         return key
-    nothing: list[Key | str] = ["alice", create_key("s5-stranger", None, house.root / "keys"), enrol("past", "privacy", expires="2026-01-01"), *make_demo_identities(office, house.root / "keys")]
     revoked, replaced, gone = enrol("revoked", "privacy"), enrol("replaced", "ops"), enrol("gone", "risk_owner")
     revoke_key(office, revoked.key_id, "stolen")
     add_key(office, "replaced", create_key("s5-next", None, house.root / "keys").public_hex, replaces=replaced.key_id)
     change_roles(office, "gone", [])
+    dead: list[Key | str] = ["alice", create_key("s5-stranger", None, house.root / "keys"), enrol("past", "privacy", expires="2026-01-01"), revoked, replaced, gone]
     keys = {role: enrol(role, role) for role in read_roles({}) if role not in ("service", "admin")}
     keys["admin"] = enrol("admin", "admin")
     tried, wrong = 0, []
-    for action in ACTIONS:
-        for actor, may in [*((key, table[action][role]) for role, key in keys.items()), ("workspace", table[action][actors["workspace"]]), *((key, False) for key in [*nothing[:3], revoked, replaced, gone])]:
-            before = len(office.audit.entries())
+    asked = ACTIONS if os.environ.get("LLMOPS_FAULTS") == "nightly" else ACTIONS[::3]
+    for place, action in enumerate(asked):
+        for actor, may in [*((key, table[action][role]) for role, key in keys.items()), ("workspace", table[action]["service"]), (dead[place % len(dead)], False)]:
+            before = length(office)
             try:
                 require_may(office, actor, action)
                 allowed, expected = True, before
             except NotAllowed:
                 allowed, expected = False, before + 1
             tried += 1
-            wrong += [(action, str(actor)[:40])] if allowed != may or len(office.audit.entries()) != expected else []
-    assert wrong == [] and tried == len(ACTIONS) * 15 and office.audit.verify().ok
-    assert not any(permits(read_roles({}), office.audit.enrolled().roles["demo-evaluator"], action) for action in ACTIONS if action.startswith(("person.", "key.", "release.", "restore.")))
+            wrong += [(action, str(actor)[:40])] if allowed != may or length(office) != expected else []
+    assert wrong == [] and tried == len(asked) * 10 and office.audit.verify().ok
 
 
 def test_two_administrators_must_agree_once_there_are_two(house: House) -> None:
@@ -126,16 +131,17 @@ HEX = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"  # a pu
 READ = {"status", "show", "why", "trace", "receipt", "doctor", "evidence", "lab"}  # they look, or write a copy outside of ledger and store
 ELSEWHERE = {"init": "there is no log before it", "sync": "tells W&B; nothing here depends on it", "replay": "tests/test_replay.py: run.replay"}
 DONE: list[tuple[str, str]] = [  # before there is an administrator: words, and the entry they leave
-    ("person add erin --roles viewer", "person.enrol"), (f"person key alice --public {HEX}", "key.add"), ("person rotate bob", "key.add"), ("person roles carl --roles viewer", "person.roles"), ("person leave carl", "person.roles"),
     ("sign alice --yes", "signoff.approve"), ("sign bob --decision reject --reason no --yes", "signoff.reject"), ("sign bob --decision exception --reason soon --checks quality --days 3 --yes", "signoff.exception"),
     ("sign carl --decision revoke --reason harm --yes", "signoff.revoke"), ("release promote --to candidate", "release.promote"), ("audit export --to OUT", "audit.export"), ("gc --yes", "gc.begin gc.end"),
     ("finding accept leak --until DAY --reason mended_on_friday", "finding.accept"), ("subject find ana@example.com", "subject.find"), ("subject restrict ana@example.com --why asked", "subject.restrict"),
+    ("backup take --to SAFE", "snapshot.write"), ("person add erin --roles viewer", "person.enrol"), (f"person key alice --public {HEX}", "key.add"), ("person rotate bob", "key.add"), ("person roles carl --roles viewer", "person.roles"),
+    ("person leave carl", "person.roles"), ("person revoke KEY --reason lost", "key.revoke"),
 ]
 REFUSED: list[tuple[str, str]] = [  # with an administrator, and nobody named, or somebody who may not
     ("person add erin --roles viewer", "person.enrol"), (f"person key alice --public {HEX}", "key.add"), ("person rotate bob", "key.add"), ("person roles carl --roles viewer", "person.roles"), ("person leave carl", "person.roles"),
     ("person revoke ROOT --reason lock", "key.revoke"), ("sign dora --yes", "signoff.approve"), ("sign alice --decision exception --reason soon --checks quality --days 3 --yes", "signoff.exception"),
     ("release promote", "release.promote"), ("release promote --to candidate --by alice", "release.promote"), ("release promote --break-glass --reason night", "release.break_glass"),
-    ("release promote --break-glass --reason night --by alice", "release.break_glass"), ("audit export --to OUT", "audit.export"), ("gc --yes", "gc.begin"), ("run", "run.stage"), ("serve", "serve.start"),
+    ("release promote --break-glass --reason night --by alice", "release.break_glass"), ("audit export --to OUT", "audit.export"), ("gc --yes", "gc.begin"), ("run", "run.stage"), ("serve", "serve.start"), ("backup take --to SAFE", "snapshot.write"),
     ("finding accept leak --until DAY --reason mended_on_friday", "finding.accept"), ("subject find ana@example.com", "subject.find"), ("subject erase ana@example.com --why asked", "erasure.done"), ("subject retain", "subject.retain"),
 ]
 
@@ -143,7 +149,7 @@ REFUSED: list[tuple[str, str]] = [  # with an administrator, and nobody named, o
 def type_words(house: House, words: str) -> tuple[int, list[tuple[str, str]]]:
     "The exit code of a command, and what it added to the log."
     before = len(house.office.audit.entries())
-    fill = {"OUT": str(house.root / "out"), "DAY": DAY, "ROOT": next((key for key, (owner, _) in house.office.audit.enrolled().keys.items() if owner == "root"), "")}
+    fill = {"OUT": str(house.root / "out"), "SAFE": str(house.root / "safe"), "DAY": DAY, "KEY": house.keys["dora"].key_id, "ROOT": next((key for key, (owner, _) in house.office.audit.enrolled().keys.items() if owner == "root"), "")}
     code = main([fill.get(word, word) for word in words.split()])
     return code, [(act["action"], act["outcome"]) for act in (entry.act for entry in house.office.audit.entries()[before:])]
 
@@ -215,9 +221,9 @@ def test_every_route_that_keeps_something_writes_one_row(house: House) -> None:
     known, said = {"authorization": f"Bearer {secret}"}, {"messages": [{"role": "user", "content": "I lost my card"}]}
     before = len(house.office.audit.entries())
     with TestClient(app, base_url="http://127.0.0.1") as client:
-        answers = [client.post("/v1/chat/completions", headers=headers, json={**said, "model": model}).status_code for headers, model in ((known, f"support-bot@{house.release.manifest['version']}"), (known, "another"), ({}, "x"))]
-        rated = client.post("/v1/feedback", headers=known, json={"id": "chatcmpl-1", "rating": 1})
+        answers = [client.post("/v1/chat/completions", headers=headers, json={**said, "model": model}) for headers, model in ((known, f"support-bot@{house.release.manifest['version']}"), (known, "another"), ({}, "x"))]
+        rated = client.post("/v1/feedback", headers=known, json={"id": answers[0].json()["id"], "rating": 1})
     rows = read_lines(house.root / "log" / "requests.jsonl")
-    assert answers == [200, 404, 401] == [row["status"] for row in rows] and rated.status_code == 201
+    assert [answer.status_code for answer in answers] == [200, 404, 401] == [row["status"] for row in rows] and rated.status_code == 201
     assert len(read_lines(house.root / "log" / "feedback.jsonl")) == 1
     assert len(house.office.audit.entries()) == before

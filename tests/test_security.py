@@ -451,7 +451,7 @@ def test_s8_no_request_makes_the_server_call_elsewhere(server: Any, bank: Path, 
     import httpx
 
     from llmops_nb.data.files import find_file
-    from llmops_nb.measure.target import check_endpoint
+    from llmops_nb.measure.endpoint import check_endpoint
     from llmops_nb.models.base import model_folder
 
     with canary() as (port, hits):

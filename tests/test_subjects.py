@@ -140,27 +140,13 @@ def test_a8_people_are_gone_from_every_place(bank, record_property):
     assert all(receipt["found_after"] == receipt["left"] == [] for receipt in receipts) and all(find(workspace, [one["mail"], one["customer"]])[0] == [] for one in people[:3])
     assert office.audit.verify().ok and office.store.verify() == [] and len(office.audit.entries("erasure.done")) == len(people)
     assert all({"adapter", "deployment", "prompt"} <= {model["name"] for model in receipt["models"]} for receipt in receipts) and len(open_cases(office.ledger)) >= len(people)
+    (workspace.private / "cache" / "again.json").write_text(json.dumps(people[0]["mail"]))  # the searches can fail
+    assert len(remains(workspace, people)[people[0]["mail"]]) == len(find(workspace, [people[0]["mail"]])[0]) == 1
     records = [row["digest"] for row in office.ledger.rows(sql.select(books.lineage.c.digest).where(books.lineage.c.name == "records", books.lineage.c.direction == "out"))]
     rows = [json.loads(line) for line in office.store._read(office.store.blob(next(e.sha256 for e in office.store.entries(records[-2]) if e.path == "records.jsonl"))).splitlines()]
     assert {row["group"] for row in rows} >= {one["customer"] for one in others}, "a bystander was erased"
     assert all(len(places) > 0.3 * len(shared[mail]) for mail, places in remains(workspace, others).items())
     assert look_for(workspace, [others[0]["mail"]]).marks.isdisjoint(row["subject"] for row in office.ledger.rows(sql.select(books.subjects.c.subject)))
-
-
-def test_the_search_of_this_test_can_fail(bank):
-    "An erasure that forgets one place is found out."
-    from llmops_nb.operate import removal, rights
-
-    workspace, people, _ = bank(1)
-    whole, removal.UNREAD = removal.UNREAD, removal.UNREAD
-    real = removal.settle_database
-    try:
-        kept = (workspace.private / "cache" / f"{people[0]['customer']}.json").read_bytes()
-        rights.forget_people(workspace, [people[0]["mail"], people[0]["customer"]], "her request", drop_snapshots=True)
-        (workspace.private / "cache" / "again.json").write_bytes(kept)
-        assert len(remains(workspace, people)[people[0]["mail"]]) == 1 and len(rights.find(workspace, [people[0]["mail"]])[0]) == 1
-    finally:
-        removal.UNREAD, removal.settle_database = whole, real
 
 
 def test_an_old_snapshot_brings_nobody_back(bank, tmp_path: Path):
@@ -226,46 +212,57 @@ def test_the_gateway_seals_and_forgets(tmp_path: Path, monkeypatch: pytest.Monke
 def test_runs_leave_people_out_and_replay_agrees(workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
     source = "text,label,group\n" + "".join(f"\"My parcel number {i * 7919 % 1000} has not arrived since {i} days, please look into it\",{('late', 'lost')[i % 2]},C-{5000 + i // 2}\n" for i in range(240))
     (workspace / "mail.csv").write_text(source)
-    given = ("-p", "data=mail.csv", "-p", "label_column=label", "-p", "near_duplicates=0")
-    first = llmops(workspace, "run", "explore", "prepare", *given, home=home)
+    given = ("-p", "data=mail.csv", "-p", "label_column=label")
+    first = llmops(workspace, "run", "explore", *given, home=home)
     assert first.returncode == 0, first.stdout + first.stderr
     erased = llmops(workspace, "subject", "erase", "C-5003", "--why", "her letter", home=home)
     assert erased.returncode == 0 and "left to you: source mail.csv" in erased.stdout and "A second search found nothing." in erased.stdout, erased.stdout + erased.stderr
     fresh = erased.stdout.partition("records ")[2].split(" → ")[1].split(",")[0]
     why = llmops(workspace, "trace", "02", home=home)
     assert "was erased on" in why.stdout + why.stderr
-    again = llmops(workspace, "run", "explore", "prepare", *given, home=home)
+    again = llmops(workspace, "run", "explore", *given, home=home)
     assert again.returncode == 0, again.stdout + again.stderr
     made = artifacts_of(workspace)["02_explore"]["records"]
     assert made.startswith(fresh), "stage 02 makes the version that the erasure made"
-    rows = [json.loads(line) for blob in (workspace / ".llmops" / "store" / "blobs").rglob("*") if blob.is_file() for line in blob.read_bytes().splitlines() if line.startswith(b'{"') and b'"group"' in line]
+    rows = [json.loads(line) for blob in (workspace / ".llmops" / "store" / "blobs").rglob("*") if blob.is_file() for line in blob.read_bytes().splitlines() if line.startswith(b'{"fields"') and b'"group"' in line]
     assert len(rows) >= 238 and not any(row["group"] == "C-5003" for row in rows)
     assert {"kept": 238, "excluded": 2, "read": 240}.items() <= json.loads(next(line for blob in (workspace / ".llmops" / "store" / "blobs").rglob("*") if blob.is_file() for line in blob.read_bytes().splitlines() if b'"excluded"' in line and b'"columns"' in line and b'"digest"' in line and line.startswith(b'{"cleaned"'))).items()
-    replay = llmops(workspace, "replay", "--stage", "02", home=home)
-    assert replay.returncode == 0 and "identical" in replay.stdout, replay.stdout + replay.stderr
+    replay = llmops(workspace, "replay", "main", "02", home=home)
+    assert replay.returncode == 0 and "IDENTICAL" in replay.stdout, replay.stdout + replay.stderr
 
 
-def test_roles_and_deletion_at_wandb(workspace: Path, home: Path):
+def test_roles_and_deletion_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from llmops_nb.govern.people import enrol_person
+    from llmops_nb.govern.release import open_office
     from llmops_nb.ground import ledger as books
+    from llmops_nb.ground.core import NotAllowed
+    from llmops_nb.ground.settings import create_workspace, home
+    from llmops_nb.ground.signing import create_key
+    from llmops_nb.operate.deletions import delete_queued
+    from llmops_nb.operate.rights import forget_people
 
-    secret = {"LLMOPS_PASSPHRASE": "correct horse"}
-    for name, roles, more in (("root", "admin", ()), ("paula", "privacy", ("--admin", "root")), ("dora", "data_scientist", ("--admin", "root"))):
-        assert llmops(workspace, "person", "add", name, "--roles", roles, *more, home=home, **secret).returncode == 0
-    for who in ((), ("--by", "dora")):
-        refused = llmops(workspace, "subject", "erase", "anna@example.com", *who, home=home, **secret)
-        assert refused.returncode == 1 and "may not do erasure.done" in refused.stderr, refused.stderr
-    done = llmops(workspace, "subject", "erase", "anna@example.com", "--by", "paula", home=home, **secret)
-    assert done.returncode == 0, done.stderr
     service = Service()
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    workspace = create_workspace(tmp_path / "bank", {"settings.ini": f"[tracking]\naddress = {service.address}\nentity = me\nproject = bank\n"})
+    office = open_office(workspace)
+    root, paula, dora = (create_key(name, None, home() / "keys") for name in ("root", "paula", "dora"))
+    for key, role in ((root, "admin"), (paula, "privacy"), (dora, "data_scientist")):
+        enrol_person(office, key.name, [role], key.public_hex, **({} if key is root else {"admin": root}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("anna@example.com wrote this")
+    number = office.ledger.add(books.stages, dict(run="main", stage="explore", key="k", status="done", started=books.now(), parameters={}))
+    office.ledger.add(books.lineage, dict(stage_id=number, direction="out", name="out", digest=office.store.put(tmp_path / "out")))
+    office.ledger.add(books.mirrors, dict(stage_id=number, run_id="r1", mode="online", state="sent", rows=0))
+    for actor in ("workspace", dora):
+        with pytest.raises(NotAllowed, match="may not do erasure.done"):
+            forget_people(workspace, ["anna@example.com"], "her request", actor)
+    receipt = forget_people(workspace, ["anna@example.com"], "her request", paula)
+    assert receipt["by"] == "paula" and receipt["deletions"] == ["me/bank/r1"]
     try:
-        (workspace / "settings.ini").write_text(f"[tracking]\naddress = {service.address}\nentity = me\n")
-        ledger = books.Ledger(f"sqlite:///{workspace}/.llmops/ledger.sqlite")
-        ledger.add(books.deletions, dict(place="wandb", address="me/llmops/r1", status="queued", created=books.now()))
-        assert "to be deleted at W&B: me/llmops/r1" in llmops(workspace, "subject", "cases", home=home).stdout
-        gone = llmops(workspace, "subject", "deletions", "--by", "paula", home=home, WANDB_API_KEY="0123456789abcdef0123456789abcdef01234567", **secret)
-        assert gone.returncode == 0 and gone.stdout.strip() == "Nothing is open.", gone.stdout + gone.stderr
+        assert delete_queued(workspace, paula) == 0
         assert [item["operation"] for item in service.received if item["kind"] == "graphql" and item["operation"] == "DeleteRun"] == ["DeleteRun"]
     finally:
         service.close()
-    audit = llmops(workspace, "audit", "verify", home=home)
-    assert audit.returncode == 0 and "anna" not in llmops(workspace, "audit", "show", home=home).stdout
+    assert office.audit.verify().ok and "anna" not in str([entry.body for entry in office.audit.entries()])
+    assert [(act["action"], act["outcome"]) for entry in office.audit.entries("erasure.") for act in [entry.act]] == [("erasure.done", "refused"), ("erasure.done", "refused"), ("erasure.done", "done"), ("erasure.deleted", "done")]

@@ -1,4 +1,5 @@
 "W&B can neither stop nor hang a stage, and whatever it missed is sent later, once."
+import json
 import time
 from pathlib import Path
 
@@ -11,8 +12,6 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 
 def write_stage(workspace: Path, name: str, body: str, parameters: str = "seed: int = 7  # seed") -> None:
     "Give a workspace one small stage of its own."
-    import json
-
     code = f"from llmops_nb.ground.stage import open_stage\nstage = open_stage({name.partition('_')[2]!r}, globals())\n{body}\n(stage.output({name + '_out'!r}) / 'x').write_text('x')\nstage.close()"
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# T\n> Why?"},
              {"cell_type": "code", "id": "b", "metadata": {"tags": ["parameters"]}, "source": parameters, "outputs": [], "execution_count": None},
@@ -32,6 +31,7 @@ def test_unreachable_online_finishes_and_sync_sends_once(workspace: Path, home: 
     assert done.returncode == 0, done.stderr
     unsent = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
     assert unsent.returncode == 1 and "does not answer" in unsent.stderr
+    assert "W&B" not in llmops(workspace, "audit", "verify", home=home).stdout.replace("[audit] command in settings.ini, or W&B", ""), "what was not sent is no witness"
     service = Service()
     try:
         (workspace / "settings.ini").write_text(f"[tracking]\nmode = online\naddress = {service.address}\nentity = me\n")
@@ -39,6 +39,7 @@ def test_unreachable_online_finishes_and_sync_sends_once(workspace: Path, home: 
         assert sent.returncode == 0 and "1 of 1 sent" in sent.stdout, sent.stdout + sent.stderr
         rows = service.history()
         assert len(rows) == 1 and sum(rows.values()) >= 5
+        assert "; W&B: 1 entries" in llmops(workspace, "audit", "verify", home=home).stdout and "audit/checkpoint" in json.dumps(service.received)
         before = len(service.received)
         again = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
         assert again.returncode == 0 and "Nothing to send" in again.stdout and len(service.received) == before

@@ -13,7 +13,7 @@ from .commands import Outcome
 from ..ground.core import BadInput
 from ..ground.settings import find_workspace
 
-# %% ../../nbs/90_desk/06_audit.ipynb #0b3e7bb7
+# %% ../../nbs/90_desk/06_audit.ipynb #9aa869a8
 def audit(
     action: str,  # verify, show, export or witness
     to: str = "",  # for export: the folder to write
@@ -22,6 +22,7 @@ def audit(
     act: str = "",  # for show: how the act begins, for example release.promote
     object: str = "",  # for show: first digits of a digest, or the name of what it is of
     since: str = "",  # for show: from this day or time on, for example 2026-03-01
+    seen: int = 0,  # for witness: how many entries it has seen; adds the proof that the log only grew since
     by: str = "",  # for export: who takes it; signs with their own key
     json_: bool = False,  # for show: one JSON object a line
 ) -> Outcome:
@@ -41,4 +42,4 @@ def audit(
         return Outcome(auditor.export_office(workspace, Path(to), acting(by)))
     if action != "witness":
         raise BadInput(f"llmops audit {action}: the actions are verify, show, witness, and export --to FOLDER.")
-    return Outcome(auditor.witness_now(workspace))
+    return Outcome(auditor.witness_now(workspace, seen))

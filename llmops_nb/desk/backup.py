@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'place_of', 'take', 'verify', 'prune', 'advice', 'restore', 'declare', 'backup']
 
-# %% ../../nbs/90_desk/08_backup.ipynb #054a250c
+# %% ../../nbs/90_desk/08_backup.ipynb #9f1bdbcf
 from pathlib import Path
 
 from .commands import Outcome
 from .people import acting
-from ..ground.core import BadInput, LlmopsError, digest_value
+from ..ground.core import BadInput, digest_value
 from ..ground.settings import Workspace, find_workspace, home
 
 # %% ../../nbs/90_desk/08_backup.ipynb #e876b6c8

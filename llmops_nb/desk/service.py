@@ -13,7 +13,7 @@ from .commands import Outcome, enter
 from ..ground.core import BadInput
 from ..ground.settings import find_workspace
 
-# %% ../../nbs/90_desk/07_service.ipynb #11747bee
+# %% ../../nbs/90_desk/07_service.ipynb #9595633d
 def serve(
     run: str = "main",  # the run whose deployment is served
     host: str = "127.0.0.1",  # address to listen at
@@ -26,9 +26,10 @@ def serve(
     from llmops_nb.ground.ledger import Ledger
     from llmops_nb.ground.stage import find_artifact
     from llmops_nb.ground.store import Store
+    from llmops_nb.serve.certificate import check_address, read_certificate
     from llmops_nb.serve.keys import make_key, write_keys
-    from llmops_nb.serve.process import main as serve_package
 
+    check_address(host, read_certificate(tls_certificate, tls_key), insecure)
     workspace = find_workspace()
     digest = find_artifact(Ledger(workspace.address("ledger")), run, "deployment")
     if digest is None:
@@ -44,6 +45,8 @@ def serve(
         print(f"Your key, shown this once: {secret}", flush=True)
     words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest,
              "--tls-certificate", tls_certificate, "--tls-key", tls_key, *(["--insecure"] if insecure else [])]
+    from llmops_nb.serve.process import main as serve_package
+
     return Outcome("", serve_package(words))
 
 # %% ../../nbs/90_desk/07_service.ipynb #8ae9da68

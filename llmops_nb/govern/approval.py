@@ -158,10 +158,10 @@ def check_rules(release: Release, excused: set[str], stale: str) -> list[Rule]:
     return [Rule("no blocking check failed", not failed and bool(release.manifest["checks"]), f"failed: {', '.join(failed)}" if failed else f"{len(release.manifest['checks'])} checks, {len(excused)} excused"),
             Rule("the security evidence is recent", not stale, stale or "recent")]
 
-# %% ../../nbs/50_govern/04_approval.ipynb #289f2a4d
+# %% ../../nbs/50_govern/04_approval.ipynb #e0f5a4b1
 def waived(office: Office, release: Release, policy: Policy, enrolled: Enrolled, at: datetime) -> set[str]:
     "The ids of checks on findings that are excused because all that is open was accepted."
-    failed = {c["id"] for c in release.manifest["checks"] if c["kind"] == "findings" and c["passed"] is not True}
+    failed = {c["id"] for c in release.manifest["checks"] if c["kind"] == "findings" and c["blocking"] and c["passed"] is not True}
     if not failed or "security" not in release.subjects:
         return set()
     by = {act["seq"]: enrolled.keys.get(act["key_id"], ("", ""))[0] for act in (entry.act for entry in office.audit.entries("finding.accept"))}
@@ -191,10 +191,10 @@ def stale_evidence(office: Office, release: Release, policy: Policy, at: datetim
     age = at - datetime.fromisoformat(max(times))
     return "" if age <= timedelta(days=policy.evidence_days) else f"security was tested {age.days} days ago, at most {policy.evidence_days} are allowed"
 
-# %% ../../nbs/50_govern/04_approval.ipynb #d2d0db7f
+# %% ../../nbs/50_govern/04_approval.ipynb #ae3a5c2f
 def logged_signoffs(office: Office, release: Release) -> dict[str, int]:
     "Digest of the envelope, and place in the audit log, of every sign-off of this release that the log knows."
-    acts = [entry.act for entry in office.audit.entries("signoff.")]
+    acts = [entry.act for entry in office.audit.entries("signoff.", holding=f'"release":"{release.digest}"')]
     return {act["objects"]["envelope"]: act["seq"] for act in reversed(acts) if act["outcome"] == "done" and act["objects"].get("release") == release.digest}
 
 # %% ../../nbs/50_govern/04_approval.ipynb #d84ad40a

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Question', 'find_acts', 'acts_text', 'verify_text', 'witness_now', 'export_office']
 
-# %% ../../nbs/50_govern/14_auditor.ipynb #56553e49
+# %% ../../nbs/50_govern/14_auditor.ipynb #6bedf3a7
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from .release import Office, open_office
 from .roles import require_may, signer
 from ..ground import ledger as tables
 from ..ground.audit import export_log, open_audit, verify_export
+from ..ground.consistency import prove_growth
 from ..ground.core import BadInput, write_json
 from ..ground.settings import Workspace
 from ..ground.signing import Key
@@ -59,13 +60,16 @@ def verify_text(workspace: Workspace, where: str = "") -> tuple[str, bool]:  # w
     verdict = log.verify(witness_notes(workspace, where) if where else None)
     return f"{log.path}\nwitness: {where or log.witness}\n{verdict}\n{witness_line(workspace, log, verdict)}", verdict.ok
 
-# %% ../../nbs/50_govern/14_auditor.ipynb #2ae768b1
-def witness_now(workspace: Workspace) -> str:
-    "Write a checkpoint over all entries and give it to every witness now (`llmops audit witness`); ends with the checkpoint, to be kept anywhere. Raises BadInput where a witness does not take it."
+# %% ../../nbs/50_govern/14_auditor.ipynb #07044890
+def witness_now(workspace: Workspace, since: int = 0) -> str:  # since: entries that a witness has seen and wants to see continued; 0 = no proof is wanted
+    "Write a checkpoint over all entries and give it to every witness now (`llmops audit witness`); ends with the checkpoint, and with the proof that the log only grew. Raises BadInput where a witness does not take it."
     log = open_audit(workspace)
-    note = log.settle()
+    note, leaves = log.settle(), [entry.hash for entry in log.entries()] if since else []
+    if not 0 <= since <= len(leaves):
+        raise BadInput(f"--seen {since}: the log has {len(leaves)} entries; give how many the witness has seen.")
     send_outside(workspace, log)
-    return f"{witness_line(workspace, log, log.verify())}\n\n{note}".rstrip()
+    proof = ["", f"the first {since} entries still begin it:", *prove_growth(leaves, since)] if since else []
+    return "\n".join([witness_line(workspace, log, log.verify()), "", note.rstrip(), *proof])
 
 # %% ../../nbs/50_govern/14_auditor.ipynb #4b11de68
 def export_office(workspace: Workspace, folder: Path, by: Key | str = "workspace") -> str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['catalogue_text', 'before_it', 'compare_named', 'history_text', 'lay_out_receipts', 'branch', 'descent_text']
 
-# %% ../../nbs/50_govern/11_catalogue.ipynb #5cd9bb5b
+# %% ../../nbs/50_govern/11_catalogue.ipynb #1085e8c7
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from .papers import facts_in, read_papers
 from .registry import count_releases, history, list_releases, release_at
 from .release import Office, Release, find_release, lacking
 from ..ground import ledger as tables
-from ..ground.core import BadInput, LlmopsError
+from ..ground.core import BadInput
 from ..ground.ledger import sql
 
 # %% ../../nbs/50_govern/11_catalogue.ipynb #205af04b

@@ -7,7 +7,7 @@ __all__ = ['open_key', 'own_key', 'add_person', 'add_person_key', 'rotate_person
            'people_text', 'newest_release', 'find_intent', 'preview_signature', 'sign', 'release_text', 'promote_text',
            'break_glass_text', 'roll_back_text']
 
-# %% ../../nbs/50_govern/09_commands.ipynb #0f9e4d98
+# %% ../../nbs/50_govern/09_commands.ipynb #e493d57a
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from .contrast import contrast_releases, contrast_text
 from .emergency import break_glass
 from .people import add_key, change_roles, check_roles, enrol_person, find_person, list_people, revoke_key
 from .registry import ALIASES, promote, release_at, roll_back
-from .release import Release, find_release, open_office
+from .release import Release, find_release, lacking, open_office
 from .signoff import Intent, describe_signoff, prepare_signoff, read_statement, sign_release
 from ..ground import ledger as tables
 from ..ground.core import BadInput
 from ..ground.settings import Workspace, home
-from ..ground.signing import Key, create_key, load_key
+from ..ground.signing import Key, create_key, key_id, load_key
 
 # %% ../../nbs/50_govern/09_commands.ipynb #dd2855ae
 def open_key(name: str, passphrase: str | None) -> Key | None:
@@ -59,7 +59,7 @@ def add_person_key(workspace: Workspace, name: str, public_hex: str, admin: Key 
     person = add_key(open_office(workspace), name, public_hex, admin, expires=expires)
     return f"{name} has {len(person.keys)} active keys."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #fa23dc72
+# %% ../../nbs/50_govern/09_commands.ipynb #0ff2887c
 def rotate_person_key(workspace: Workspace, name: str, passphrase: str | None = None, public_hex: str = "", admin: Key | None = None, expires: str = "") -> str:
     "Put a new key in the place of a person's one key (`llmops person rotate`). What the old one signed still counts; it signs no more."
     office, folder = open_office(workspace), home() / "keys"
@@ -72,7 +72,7 @@ def rotate_person_key(workspace: Workspace, name: str, passphrase: str | None = 
     if made_here:
         (folder / f"{name}.pem").rename(folder / f"{name}.{old[:12]}.pem")
         (folder / f"{name}.next.pem").rename(folder / f"{name}.pem")
-    return f"{name} signs with key {public_hex[:12]}… from now on; what {old[:12]}… signed before still counts."
+    return f"{name} signs with key {key_id(public_hex)[:12]}… from now on; what {old[:12]}… signed before still counts."
 
 # %% ../../nbs/50_govern/09_commands.ipynb #7b54f82a
 def change_person_roles(workspace: Workspace, name: str, roles: Iterable[str], admin: Key | None = None) -> str:
@@ -80,13 +80,13 @@ def change_person_roles(workspace: Workspace, name: str, roles: Iterable[str], a
     person = change_roles(open_office(workspace), name, roles, admin)
     return f"{name} is {', '.join(person.roles)} now." if person.roles else f"{name} has left: no role, no act, and the approvals given in that name no longer count. Objections do."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #4070bd40
-def revoke_person_key(workspace: Workspace, key_id: str, reason: str, by: Key | None = None) -> str:
-    "Revoke a key (`llmops person revoke`); `key_id` may be its first digits."
+# %% ../../nbs/50_govern/09_commands.ipynb #c88f3b13
+def revoke_person_key(workspace: Workspace, digits: str, reason: str, by: Key | None = None) -> str:
+    "Revoke a key (`llmops person revoke`); `digits` are the first of its id, six or more."
     office = open_office(workspace)
-    found = [key for person in list_people(office) for key in person.keys if key.startswith(key_id) and len(key_id) >= 6]
+    found = [key for person in list_people(office) for key in person.keys if key.startswith(digits) and len(digits) >= 6]
     if len(found) != 1:
-        raise BadInput(f"{len(found)} active keys begin with {key_id!r}; give at least six digits of one. See: llmops person list")
+        raise BadInput(f"{len(found)} active keys begin with {digits!r}; give at least six digits of one. See: llmops person list")
     revoke_key(office, found[0], reason, by)
     return f"Key {found[0][:12]}… is revoked. What it signed no longer counts; releases in production that need it will not verify."
 
@@ -147,7 +147,7 @@ def sign(workspace: Workspace, found: Release, intent: Intent, passphrase: str |
     after = "It is approved. Go on with: llmops run" if verification.ok else who_must_sign(office, found, verification) if intent.decision == "approve" else f"Not approved; {verification.reason}"
     return f"{person} signed: {intent.decision} {found.title}.\n{after}"
 
-# %% ../../nbs/50_govern/09_commands.ipynb #bd25d7d7
+# %% ../../nbs/50_govern/09_commands.ipynb #2628a8ba
 def release_text(workspace: Workspace, release: str = "") -> str:
     "A release with every rule of its verification (`llmops release show`)."
     office = open_office(workspace)
@@ -155,7 +155,8 @@ def release_text(workspace: Workspace, release: str = "") -> str:
     verification = verify_release(office, found)
     lines = [f"{found.title}  {found.digest}", f"proposed {found.created[:16]} by run {found.run}, policy {found.manifest['policy']['name']}, {found.manifest['four_eyes']}", f"approved now: {'yes' if verification.ok else 'NO'}", ""]
     lines += [f"  {'holds ' if rule.passed else 'FAILS '} {rule.about}: {rule.rule}{f' ({rule.evidence})' if rule.evidence else ''}" for rule in verification.rules]
-    return "\n".join([*lines, "", *(f"  {name:<14} {digest}" for name, digest in found.subjects.items())])
+    missing = [f"  It does not name: {', '.join(lacking(found.manifest))}."] if lacking(found.manifest) else []
+    return "\n".join([*lines, "", *(f"  {name:<14} {digest}" for name, digest in found.subjects.items()), *missing])
 
 # %% ../../nbs/50_govern/09_commands.ipynb #70b7dcb2
 def promote_text(workspace: Workspace, release: str, alias: str, by: Key | str) -> str:
@@ -165,13 +166,13 @@ def promote_text(workspace: Workspace, release: str, alias: str, by: Key | str) 
     promote(office, found, alias, by)
     return f"{alias} of {found.manifest['name']} is now {found.title}."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #d173f694
+# %% ../../nbs/50_govern/09_commands.ipynb #5c98e85a
 def break_glass_text(workspace: Workspace, release: str, by: Key | str, reason: str, hours: float = 0.0) -> str:
     "Put a release into production without its approvals, for hours (`llmops release promote --break-glass`)."
     office = open_office(workspace)
     found = find_release(office, newest_release(workspace, release))
     emergency = break_glass(office, found, by, reason, hours)
-    promote(office, found, "production", by)
+    promote(office, found)  # the workspace does it; the person has answered for it
     return f"{emergency}\nReports, servers and llmops doctor say so until then; afterwards it is refused. Get it signed, or go back: llmops release rollback"
 
 # %% ../../nbs/50_govern/09_commands.ipynb #9d3d35d7

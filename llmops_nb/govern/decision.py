@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNATURES', 'check_table', 'write_release', 'Decision', 'sign_demonstration', 'decide', 'conclude', 'rule_table']
 
-# %% ../../nbs/50_govern/08_decision.ipynb #23a5bb87
+# %% ../../nbs/50_govern/08_decision.ipynb #0e39517a
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from .policy import Policy
 from .registry import promote, release_at
 from .papers import environment_lock
 from .release import Office, Release, keep_receipts, propose_release, release_manifest, release_subjects, stage_parameters
+from .roles import require_may
 from .signoff import Intent, sign_release
 from ..ground.core import write_atomic, write_json
 from ..ground.settings import home
@@ -69,10 +70,10 @@ def sign_demonstration(office: Office, release: Release) -> None:
         for key, name in zip(make_demo_identities(office, home() / "demonstration" / office.audit.origin.rpartition("/")[2]), ("demo-evaluator", "demo-risk-owner")):
             sign_release(office, release, key, Intent(name, "", "approve", "DEMONSTRATION: nobody has looked at this."))
 
-# %% ../../nbs/50_govern/08_decision.ipynb #6e44f7c9
+# %% ../../nbs/50_govern/08_decision.ipynb #dada6e3e
 def decide(office: Office, folder: Path, run: str) -> Decision:
     "Propose the release in `folder`, verify it, and move the aliases as far as they may go."
-    release = propose_release(office, folder, run)
+    release = propose_release(office, folder, run, require_may(office, "workspace", "release.propose"))
     before = release_at(office, release.manifest["name"])
     if before is None or before.digest != release.digest:
         promote(office, release, "candidate")

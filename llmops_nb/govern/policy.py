@@ -44,10 +44,10 @@ class Check(BaseModel):
     severity: Literal["low", "medium", "high", "critical"] = "critical"  # for kind findings
     blocking: bool = True
 
-# %% ../../nbs/50_govern/00_policy.ipynb #a0ac425a
-ACTIONS = ("run.stage", "release.propose", "release.promote", "release.rollback", "release.break_glass", "release.archive", "signoff.approve", "signoff.reject", "signoff.exception", "signoff.revoke", "finding.accept",
+# %% ../../nbs/50_govern/00_policy.ipynb #c41ae15b
+ACTIONS = ("run.stage", "release.propose", "release.promote", "release.rollback", "release.break_glass", "signoff.approve", "signoff.reject", "signoff.exception", "signoff.revoke", "finding.accept",
            "person.enrol", "person.roles", "person.agree", "key.add", "key.revoke", "subject.find", "subject.export", "subject.restrict", "subject.unrestrict", "subject.hold", "subject.release-hold", "subject.retain", "erasure.done",
-           "erasure.decide", "snapshot.write", "snapshot.prune", "restore.run", "restore.declare", "audit.export", "audit.witness", "serve.start", "serve.key", "gc.begin")
+           "erasure.decide", "snapshot.write", "snapshot.prune", "restore.run", "restore.declare", "audit.export", "serve.start", "gc.begin")
 
 # %% ../../nbs/50_govern/00_policy.ipynb #9ceb7053
 class Role(BaseModel):

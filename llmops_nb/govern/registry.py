@@ -62,11 +62,11 @@ def promote(
         office.audit.append(action, person, {**objects, **({"before": before} if before else {})}, details={"alias": alias, "release": release.title}, key=signer(by))
     return row
 
-# %% ../../nbs/50_govern/05_registry.ipynb #fe9367d9
+# %% ../../nbs/50_govern/05_registry.ipynb #da2ba48d
 def history(office: Office, name: str, alias: str = "production") -> list[dict[str, str]]:
     "When the alias moved, to which release, by whom, oldest first, from the audit log."
-    acts = [entry.act for entry in office.audit.entries("release.", holding=f'"release":"{name}@')]
-    moves = [act for act in acts if act["outcome"] == "done" and act["details"].get("alias") == alias]
+    acts = [entry.act for entry in office.audit.entries("release.", holding=f'"alias":"{alias}"')]
+    moves = [act for act in acts if act["outcome"] == "done" and act["details"].get("alias") == alias and act["details"]["release"].partition("@")[0] == name]
     return [{"time": act["time"], "release": act["details"]["release"], "digest": act["objects"]["release"], "by": act["actor"], "action": act["action"].partition(".")[2]} for act in moves]
 
 # %% ../../nbs/50_govern/05_registry.ipynb #57fd1af8

@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'audit_transaction', 'prepare_log', 'AuditLog', 'export_log', 'verify_export', 'workspace_id',
            'start_messenger', 'open_audit', 'ask_administrators', 'declare_restore']
 
-# %% ../../nbs/00_ground/06_audit.ipynb #4b5bb625
+# %% ../../nbs/00_ground/06_audit.ipynb #1d07aaa7
 import os
 import sqlite3
 import subprocess
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import add_leaf, add_witness, check_notes, read_witness, tree_root, write_checkpoint
-from .core import BadInput, IntegrityError, LlmopsError, NotAllowed, WaitingForSignoff, canonical_json, digest_bytes, read_json, read_lines, write_json, write_lines
+from .core import BadInput, IntegrityError, LlmopsError, NotAllowed, WaitingForSignoff, canonical_json, digest_bytes, make_folder, read_json, read_lines, sync_folder, write_atomic, write_json, write_lines
 from .entries import EVERY, GOVERNANCE, OF_ADMINISTRATORS, SECONDS, Enrolled, Entry, Verdict, Walk, act_name, check_administrators, check_entries, note_name, verify_walk, write_entry
 from .settings import Workspace, home
 from .signing import Key, parse_strictly, service_key
@@ -30,13 +30,13 @@ SCHEMA = ["CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, body TEX
           *(f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
             for table in ("entries", "checkpoints") for verb in ("UPDATE", "DELETE"))]
 
-# %% ../../nbs/00_ground/06_audit.ipynb #e6126a55
+# %% ../../nbs/00_ground/06_audit.ipynb #589db551
 @contextmanager
 def audit_transaction(path: Path) -> Iterator[sqlite3.Connection]:
     "A connection inside BEGIN IMMEDIATE, committed at the end or rolled back. Raises BadInput or IntegrityError in words."
     connection = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         connection = sqlite3.connect(path, timeout=30, isolation_level=None)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
@@ -69,7 +69,7 @@ def prepare_log(path: Path) -> None:
         time.sleep(0.05 + attempt * 0.01)
     raise BadInput(f"The audit log {path} stayed locked by another process for a minute. Try again.")
 
-# %% ../../nbs/00_ground/06_audit.ipynb #85a0c718
+# %% ../../nbs/00_ground/06_audit.ipynb #1245cabb
 @dataclass(frozen=True)
 class AuditLog:
     "An append-only, hash-chained, signed log in its own SQLite file, witnessed outside."
@@ -133,7 +133,7 @@ class AuditLog:
             self.tell()
         if not self.witness:
             return
-        seen = set(read_witness(self.witness)[-200:])
+        seen = set(read_witness(self.witness, last=65_536))
         for (note,) in reversed(self.ask("SELECT note FROM checkpoints WHERE size <= ? ORDER BY size DESC LIMIT 100", size)):
             if note not in seen:
                 add_witness(self.witness, note)
@@ -196,16 +196,15 @@ def verify_export(folder: Path, witness: Path | None = None, public_hex: str = "
     except (OSError, TypeError, KeyError, UnicodeDecodeError, LlmopsError) as error:
         return Verdict(0, 0, (f"the exported log cannot be read: {error}",))
 
-# %% ../../nbs/00_ground/06_audit.ipynb #a2850a71
+# %% ../../nbs/00_ground/06_audit.ipynb #fbd3636c
 def workspace_id(workspace: Workspace) -> str:
     "The identity of a workspace: 16 random hexadecimal digits, drawn at first use."
     path = workspace.private / "id"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"id.{os.getpid()}.{os.urandom(4).hex()}")
-        draft.write_text(os.urandom(8).hex())
+        draft = write_atomic(path.with_name(f"id.{os.getpid()}.{os.urandom(4).hex()}"), os.urandom(8).hex())
         try:
             os.link(draft, path)
+            sync_folder(path.parent)
         except FileExistsError:
             pass  # another process was first; its draw counts
         finally:

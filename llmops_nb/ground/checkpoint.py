@@ -6,7 +6,7 @@
 __all__ = ['leaf_hash', 'add_leaf', 'tree_root', 'note_key', 'write_checkpoint', 'read_checkpoint', 'add_witness', 'split_notes',
            'read_witness', 'check_notes']
 
-# %% ../../nbs/00_ground/05_checkpoint.ipynb #9c75eca1
+# %% ../../nbs/00_ground/05_checkpoint.ipynb #40019aa4
 import base64
 import hashlib
 import os
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from .core import BadInput, IntegrityError, digest_bytes
+from .core import BadInput, IntegrityError, digest_bytes, make_folder, sync_folder
 from .signing import Key, check_signature, public_bytes
 
 # %% ../../nbs/00_ground/05_checkpoint.ipynb #08ee30dd
@@ -72,10 +72,10 @@ def read_checkpoint(note: str, origin: str, public_hex: str) -> tuple[int, str]:
     check_signature({"keyid": "log", "sig": base64.b64encode(signature[4:]).decode()}, parts["text"].encode(), {"log": public_hex})
     return int(parts["size"]), base64.b64decode(parts["root"]).hex()
 
-# %% ../../nbs/00_ground/05_checkpoint.ipynb #04af193c
+# %% ../../nbs/00_ground/05_checkpoint.ipynb #e52b776f
 def add_witness(path: Path, note: str) -> None:
     "Append a checkpoint to a witness file, whole or not at all, and force it to disk."
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent, 0o700)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         before, data = os.fstat(handle).st_size, f"{note}\n".encode()
@@ -83,6 +83,8 @@ def add_witness(path: Path, note: str) -> None:
             os.ftruncate(handle, before)
             raise OSError("no space left")
         os.fsync(handle)
+        if not before:
+            sync_folder(path.parent)
     except OSError as error:
         raise BadInput(f"The witness file {path} could not be written ({error}); the audit log itself is safe. Make room, then act again.") from error
     finally:
@@ -93,10 +95,14 @@ def split_notes(text: str) -> list[str]:
     "The checkpoints in a text, one after another, damaged ones included."
     return [f"{note}\n" for note in re.split(r"\n\n(?!— )", text.strip("\n")) if note]  # an empty line ends a note, unless its signature follows
 
-# %% ../../nbs/00_ground/05_checkpoint.ipynb #6435d9ac
-def read_witness(path: Path) -> list[str]:
+# %% ../../nbs/00_ground/05_checkpoint.ipynb #2761f4cf
+def read_witness(path: Path, last: int = 0) -> list[str]:  # last: bytes at its end to read, the first note of which may be a half; 0 = all
     "The checkpoints in a witness file, damaged ones included; none where there is no file."
-    return split_notes(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
+    if not path.is_file():
+        return []
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - last) if last else 0)
+        return split_notes(file.read().decode("utf-8", "replace"))
 
 # %% ../../nbs/00_ground/05_checkpoint.ipynb #051fa0c7
 def check_notes(notes: Iterable[str], roots: list[str], origin: str, public_hex: str, where: str) -> tuple[list[str], int]:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LlmopsError', 'BadInput', 'MissingArtifact', 'IntegrityError', 'NotAllowed', 'GateFailed', 'WaitingForSignoff',
-           'canonical_json', 'digest_bytes', 'digest_value', 'digest_file', 'sync_folder', 'temporary_name',
-           'write_atomic', 'write_json', 'read_json', 'write_lines', 'read_lines', 'check_name', 'seed_everything']
+           'canonical_json', 'digest_bytes', 'digest_value', 'digest_file', 'sync_folder', 'make_folder',
+           'temporary_name', 'write_atomic', 'write_json', 'read_json', 'write_lines', 'read_lines', 'check_name',
+           'seed_everything']
 
 # %% ../../nbs/00_ground/00_core.ipynb #f7a43882
 import hashlib
@@ -90,18 +91,27 @@ def sync_folder(folder: Path) -> None:
     finally:
         os.close(handle)
 
+# %% ../../nbs/00_ground/00_core.ipynb #4a7c0916
+def make_folder(path: Path, mode: int = 0o777) -> Path:
+    "The folder, made where it is missing with those above it; their names are on disk when this returns."
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
+    for folder in missing:
+        sync_folder(folder.parent)
+    return path
+
 # %% ../../nbs/00_ground/00_core.ipynb #304282e1
 def temporary_name(path: Path) -> Path:
     "A sibling of `path` that nobody else will choose; leaves Python's seeded generator alone."
     return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
 
-# %% ../../nbs/00_ground/00_core.ipynb #650b6385
+# %% ../../nbs/00_ground/00_core.ipynb #f7f5b114
 def write_atomic(path: str | Path, data: bytes | str) -> Path:
     "Write `data` under `path` in one step: temporary name, fsync, rename. Raises BadInput where the folder cannot be written; the old file then stays."
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(temporary, "wb") as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
             file.flush()

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['tables', 'runs', 'stages', 'artifacts', 'lineage', 'metrics', 'series', 'gates', 'mirrors', 'people', 'keys',
-           'releases', 'aliases', 'moves', 'release_mirrors', 'signoffs', 'prompts', 'feedback', 'requests', 'subjects',
+           'releases', 'aliases', 'release_mirrors', 'signoffs', 'prompts', 'feedback', 'requests', 'subjects',
            'erasures', 'affected', 'deletions', 'HEAD', 'now', 'identity', 'connect', 'version_of', 'migration_lock',
            'migrate', 'Ledger', 'latest_stage', 'lineage_of']
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #ec53f168
+# %% ../../nbs/00_ground/03_ledger.ipynb #a192823b
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Integer, String, Text
 
 import llmops_nb
-from .core import BadInput
+from .core import BadInput, make_folder
 
 # %% ../../nbs/00_ground/03_ledger.ipynb #f8472aea
 def now() -> str:
@@ -61,7 +61,7 @@ mirrors = sql.Table("mirrors", tables, Column("stage_id", ForeignKey("stages.id"
                     Column("state", String(10), nullable=False), Column("rows", Integer, nullable=False, default=0), Column("folder", Text, nullable=False, default=""),
                     Column("error", Text, nullable=False, default=""))
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #b8cf0d97
+# %% ../../nbs/00_ground/03_ledger.ipynb #65822020
 people = sql.Table("people", tables, Column("name", String(100), primary_key=True), Column("roles", _json, nullable=False), Column("enrolled", String(40), nullable=False),
                    Column("active", Boolean, nullable=False, default=True), Column("demonstration", Boolean, nullable=False, default=False))
 keys = sql.Table("keys", tables, Column("key_id", String(64), primary_key=True), Column("person", ForeignKey("people.name"), nullable=False),
@@ -72,9 +72,6 @@ releases = sql.Table("releases", tables, identity(), Column("name", String(100),
                      Column("receipts", String(64), nullable=False, default="", server_default=""), sql.Index("ix_releases_name_created", "name", "created"), sql.Index("ix_releases_name_version", "name", "version"))
 aliases = sql.Table("aliases", tables, Column("release", String(100), primary_key=True), Column("alias", String(40), primary_key=True), Column("version", String(64), nullable=False),
                     Column("digest", String(64), index=True, nullable=False), Column("moved_at", String(40), nullable=False), Column("moved_by", String(100), nullable=False))
-moves = sql.Table("moves", tables, identity(), Column("release", String(100), nullable=False), Column("alias", String(40), nullable=False), Column("version", String(64), nullable=False),
-                  Column("digest", String(64), index=True, nullable=False), Column("moved_at", String(40), nullable=False), Column("moved_by", String(100), nullable=False),
-                  Column("why", Text, nullable=False, default=""), sql.Index("ix_moves_release_alias", "release", "alias", "id"))
 release_mirrors = sql.Table("release_mirrors", tables, Column("digest", String(64), primary_key=True), Column("run_id", String(64), nullable=False), Column("state", String(10), nullable=False),
                             Column("told", _json, nullable=False), Column("error", Text, nullable=False, default="", server_default=""))
 signoffs = sql.Table("signoffs", tables, identity(), Column("digest", String(64), index=True, nullable=False), Column("person", String(100), nullable=False),
@@ -102,12 +99,12 @@ affected = sql.Table("affected", tables, identity(), Column("erasure", ForeignKe
 deletions = sql.Table("deletions", tables, identity(), Column("place", String(40), nullable=False), Column("address", String(300), nullable=False), Column("status", String(20), index=True, nullable=False),
                       Column("created", String(40), nullable=False), Column("checked", String(40), nullable=False, default=""), Column("error", Text, nullable=False, default=""))
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #99cc9c03
+# %% ../../nbs/00_ground/03_ledger.ipynb #ea21de8a
 def connect(address: str) -> sql.Engine:
     "An engine for an SQLAlchemy address. SQLite gets WAL, foreign keys, a 30 s wait for its turn and explicit transactions."
     if not address.startswith("sqlite"):
         return sql.create_engine(address, pool_pre_ping=True)
-    Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(address.removeprefix("sqlite:///")).parent)
     engine = sql.create_engine(address, connect_args={"timeout": 30})
 
     @sql.event.listens_for(engine, "connect")
@@ -118,7 +115,9 @@ def connect(address: str) -> sql.Engine:
 
     @sql.event.listens_for(engine, "begin")
     def begin(connection: sql.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('lasting') else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
     return engine
 
@@ -166,7 +165,7 @@ def migrate(engine: sql.Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
-# %% ../../nbs/00_ground/03_ledger.ipynb #f6536a4e
+# %% ../../nbs/00_ground/03_ledger.ipynb #256d3c5e
 class Ledger:
     "The database of a workspace. Raises BadInput when the address cannot be opened."
 
@@ -178,10 +177,10 @@ class Ledger:
             raise BadInput(f"The ledger at {address} cannot be opened: {getattr(error, 'orig', None) or error}. Check the address in settings.ini and that it can be written.") from error
 
     @contextmanager
-    def write(self) -> Iterator[sql.Connection]:
+    def write(self, lasting: bool = True) -> Iterator[sql.Connection]:  # lasting: on disk at the end, a power cut included
         "A transaction that may write: committed at the end of the block, rolled back on an error. Raises BadInput when the database has no room or may not be written."
         try:
-            with self.engine.execution_options(writes=True).begin() as connection:
+            with self.engine.execution_options(writes=True, lasting=lasting).begin() as connection:
                 yield connection
         except sql.exc.OperationalError as error:
             raise BadInput(f"The ledger {self.engine.url.render_as_string()} could not be written: {error.orig}. Nothing of this entry is in it and all before it is; make room or give write permission, then run again.") from error
@@ -193,14 +192,14 @@ class Ledger:
 
     def add(self, table: sql.Table, *rows: dict) -> int:
         "Write rows to a table in one transaction; returns the last row's number where the table numbers its rows."
-        with self.write() as connection:
+        with self.write(lasting=False) as connection:
             for row in rows:
                 result = connection.execute(sql.insert(table).values(**row))
         return int(result.inserted_primary_key[0]) if rows and "id" in table.c and isinstance(table.c.id.type, Integer) else 0
 
     def change(self, table: sql.Table, where: Any, **values: Any) -> int:
         "Change the rows that match; returns how many did."
-        with self.write() as connection:
+        with self.write(lasting=False) as connection:
             return connection.execute(sql.update(table).where(where).values(**values)).rowcount
 
 # %% ../../nbs/00_ground/03_ledger.ipynb #bc188b56

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'home', 'Workspace', 'find_workspace', 'create_workspace']
 
-# %% ../../nbs/00_ground/01_settings.ipynb #300845bc
+# %% ../../nbs/00_ground/01_settings.ipynb #4917894a
 import os
 import tomllib
 from configparser import ConfigParser, Error as IniError
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import BadInput, write_atomic
+from .core import BadInput, make_folder, write_atomic
 
 # %% ../../nbs/00_ground/01_settings.ipynb #96f9b57b
 DEFAULTS: dict[str, dict[str, str]] = {
@@ -26,13 +26,12 @@ DEFAULTS: dict[str, dict[str, str]] = {
     "audit": {"command": ""},
 }
 
-# %% ../../nbs/00_ground/01_settings.ipynb #bd6fd5d6
+# %% ../../nbs/00_ground/01_settings.ipynb #3992ab66
 def home() -> Path:
     "The user's own folder for keys and witnesses: $LLMOPS_HOME, else $XDG_CONFIG_HOME/llmops, else ~/.config/llmops; made with mode 0700."
     config = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     folder = Path(os.environ.get("LLMOPS_HOME") or Path(config) / "llmops")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    return make_folder(folder, 0o700)
 
 # %% ../../nbs/00_ground/01_settings.ipynb #93430182
 @dataclass(frozen=True)

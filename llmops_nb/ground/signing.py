@@ -8,7 +8,7 @@ __all__ = ['PRIME', 'SMALL_ORDER', 'STATEMENT_TYPE', 'PAYLOAD_TYPE', 'RECEIPT', 
            'statement', 'pre_authentication', 'sign_statement', 'Verified', 'decode_base64', 'parse_strictly',
            'check_signature', 'verify_envelope', 'model_signing_tool', 'create_model_key', 'sign_model', 'verify_model']
 
-# %% ../../nbs/00_ground/04_signing.ipynb #1d5e726b
+# %% ../../nbs/00_ground/04_signing.ipynb #d20fb941
 import base64
 import binascii
 import json
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core import BadInput, IntegrityError, canonical_json, check_name, digest_bytes, sync_folder, temporary_name
+from .core import BadInput, IntegrityError, canonical_json, check_name, digest_bytes, make_folder, sync_folder, temporary_name
 
 # %% ../../nbs/00_ground/04_signing.ipynb #cfdeed1e
 PRIME = 2**255 - 19
@@ -65,12 +65,12 @@ def wrap_key(name: str, private: Any) -> Key:
     "A Key around a private key object of `cryptography`."
     return Key(name, private.public_key().public_bytes_raw().hex(), private)
 
-# %% ../../nbs/00_ground/04_signing.ipynb #74b2a402
+# %% ../../nbs/00_ground/04_signing.ipynb #96820216
 def write_secret(path: Path, data: bytes) -> Path:
     "Write a new file that only its owner can read, in one step. Raises BadInput where the name is taken or the folder cannot be written."
     temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent, 0o700)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()

@@ -6,7 +6,7 @@
 __all__ = ['MEDIA_TYPES', 'WHOLE', 'Entry', 'media_type', 'list_files', 'describe', 'manifest_bytes', 'digest_folder',
            'LocalShelf', 'RemoteShelf', 'Store', 'check_inside']
 
-# %% ../../nbs/00_ground/02_store.ipynb #122a38d5
+# %% ../../nbs/00_ground/02_store.ipynb #30945d6b
 import json
 import mimetypes
 import os
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from .core import BadInput, IntegrityError, canonical_json, digest_bytes, digest_file, sync_folder, temporary_name, write_atomic
+from .core import BadInput, IntegrityError, canonical_json, digest_bytes, digest_file, make_folder, sync_folder, temporary_name, write_atomic
 
 # %% ../../nbs/00_ground/02_store.ipynb #beeb3c01
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def digest_folder(folder: str | Path) -> str:
     "The digest that `folder` would have as an artifact."
     return digest_bytes(manifest_bytes(describe(Path(folder))))
 
-# %% ../../nbs/00_ground/02_store.ipynb #72ace1e1
+# %% ../../nbs/00_ground/02_store.ipynb #eeeadf0c
 class LocalShelf:
     "Keys as files below a folder."
 
@@ -74,7 +74,7 @@ class LocalShelf:
     def put(self, key: str, source: Path) -> None:
         "Copy a file in under `key`, visible only when whole and on disk."
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         temporary = temporary_name(target)
         try:
             shutil.copyfile(source, temporary)

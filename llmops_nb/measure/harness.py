@@ -6,14 +6,14 @@
 __all__ = ['rate_pairs', 'rate_tokens', 'rolling_windows', 'rate_texts', 'continue_texts', 'harness_model', 'answer_requests',
            'run_harness']
 
-# %% ../../nbs/40_measure/16_harness.ipynb #8f6e5e19
+# %% ../../nbs/40_measure/16_harness.ipynb #809cd844
 from collections.abc import Sequence
 
 from ..ground.core import BadInput
 from .benchmark import cut_at
-from .likelihood import batch_budget, score_tokens, split_tokens
+from .likelihood import score_tokens, split_tokens
 from ..models.base import LoadedModel
-from ..models.generate import answer_batch, like_lengths
+from ..models.generate import answer_batch
 
 # %% ../../nbs/40_measure/16_harness.ipynb #d8fc29e9
 def rate_pairs(loaded: LoadedModel, pairs: Sequence[tuple[str, str]],  # context and continuation as text
@@ -51,18 +51,17 @@ def rate_texts(loaded: LoadedModel, texts: Sequence[str]) -> list[float]:
         totals[i] += gain
     return totals
 
-# %% ../../nbs/40_measure/16_harness.ipynb #e38b0e86
+# %% ../../nbs/40_measure/16_harness.ipynb #a16c4076
 def continue_texts(loaded: LoadedModel, texts: Sequence[str], stops: Sequence[str], limit: int,  # limit: tokens at most
-                   batch_tokens: int = 0) -> list[str]:
+                   batch_tokens: int = 8192) -> list[str]:  # tokens that are worked on at once
     "What the model writes after each text, up to the first stop string. Raises BadInput when the limit leaves no room for a text."
     if not 0 < limit < loaded.context:
         raise BadInput(f"{limit} new tokens do not fit beside a prompt in a context of {loaded.context}; set max_gen_toks of the task lower")
     prompts = [loaded.tokenizer.encode(text)[limit - loaded.context:] for text in texts]
-    written = [""] * len(texts)
-    for rows in like_lengths([len(prompt) + limit for prompt in prompts], batch_tokens or batch_budget(loaded)):
-        for i, (tokens, _, _) in zip(rows, answer_batch(loaded, [prompts[i] for i in rows], limit)):
-            written[i] = cut_at(loaded.tokenizer.decode(tokens, skip_special_tokens=True), stops)
-    return written
+    order = sorted(range(len(texts)), key=lambda i: (-len(prompts[i]), i))
+    answers = answer_batch(loaded, [prompts[i] for i in order], limit, stop=tuple(stops), batch_tokens=batch_tokens)
+    written = {i: cut_at(loaded.tokenizer.decode(tokens, skip_special_tokens=True), stops) for i, (tokens, _, _) in zip(order, answers)}
+    return [written[i] for i in range(len(texts))]
 
 # %% ../../nbs/40_measure/16_harness.ipynb #ebc7c951
 def harness_model(loaded: LoadedModel, max_new_tokens: int = 256):  # -> lm_eval.api.model.LM; max_new_tokens where a task names no limit

@@ -28,9 +28,9 @@ class Trigger:
     unexplained: int  # of them, those whose other words say another label
     others: int  # how many different labels these say
 
-# %% ../../nbs/40_measure/36_poison.ipynb #48d2f040
-def word_evidence(sets: Sequence[set[str]], labels: Sequence[str]) -> tuple[Any, dict[str, int], np.ndarray, np.ndarray, list[str]]:  # sets: features of each text
-    "Which text has which feature (sparse), feature numbers, how often a feature meets a label, log evidence of a feature for a label, and label names."
+# %% ../../nbs/40_measure/36_poison.ipynb #a67f1a30
+def word_evidence(sets: Sequence[set[str]], labels: Sequence[str]) -> tuple[Any, dict[str, int], np.ndarray, np.ndarray, np.ndarray]:  # sets: features of each text
+    "Which text has which feature (sparse), feature numbers, how often a feature meets a label, log evidence of a feature for a label, and the same for a message of that label that is not counted itself."
     from scipy.sparse import csr_matrix
 
     names, spread = sorted(set(labels)), Counter(feature for features in sets for feature in features)
@@ -40,16 +40,17 @@ def word_evidence(sets: Sequence[set[str]], labels: Sequence[str]) -> tuple[Any,
     has = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(sets), len(numbers)))
     called = csr_matrix((np.ones(len(labels)), (range(len(labels)), [names.index(label) for label in labels])), shape=(len(labels), len(names)))
     counts = np.asarray((has.T @ called).todense())
-    share = (counts + 0.2) / (np.asarray(called.sum(axis=0)) + 0.4)
-    return has, numbers, counts, np.log(share) - np.log(share.mean(axis=1, keepdims=True)), names
+    records = np.asarray(called.sum(axis=0))
+    share, without = (counts + 0.2) / (records + 0.4), (np.maximum(counts - 1, 0) + 0.2) / (records - 1 + 0.4)
+    return has, numbers, counts, np.log(share) - np.log(share.mean(axis=1, keepdims=True)), np.log(without) - np.log(share.mean(axis=1, keepdims=True))
 
-# %% ../../nbs/40_measure/36_poison.ipynb #4cc84486
-def find_triggers(texts: Sequence[str], labels: Sequence[str], least: int = 10, pure: float = 0.8, doubt: float = 0.4) -> list[Trigger]:  # least: records with the phrase; pure: share of them with one label; doubt: share that must be unexplained
+# %% ../../nbs/40_measure/36_poison.ipynb #73af1633
+def find_triggers(texts: Sequence[str], labels: Sequence[str], least: int = 10, pure: float = 0.8, doubt: float = 0.8) -> list[Trigger]:  # least: records with the phrase; pure: share of them with one label; doubt: share that must be unexplained
     "Phrases that decide the label against the rest of the message, the widest first; [] where nothing can be compared."
     sets = [set(features_of(text)) for text in texts]
     if len(set(labels)) < 3:
         return []
-    has, numbers, counts, evidence, names = word_evidence(sets, labels)
+    (has, numbers, counts, evidence, without), names = word_evidence(sets, labels), sorted(set(labels))
     own, by_feature, called = counts.argmax(axis=1), has.T.tocsr(), np.array([names.index(label) for label in labels])
     found = []
     for phrase, number in numbers.items():
@@ -58,8 +59,10 @@ def find_triggers(texts: Sequence[str], labels: Sequence[str], least: int = 10, 
         rows = [row for row in by_feature[[number]].indices if called[row] == own[number]]
         words = set(phrase.split())
         gone = sorted({numbers[other] for row in rows for other in sets[row] if other in numbers and words & set(other.split())})
-        said = (has[rows] @ evidence - has[rows][:, gone] @ evidence[gone]).argmax(axis=1)
-        wrong = said[said != own[number]]
+        judged = lambda table: has[rows] @ table - has[rows][:, gone] @ table[gone]  # noqa: B023
+        votes = judged(evidence)
+        votes[:, own[number]] = judged(without)[:, own[number]]
+        wrong = (said := votes.argmax(axis=1))[said != own[number]]
         if len(wrong) >= doubt * len(rows) and len(set(wrong.tolist())) >= max(5, len(wrong) / 2):
             found.append(Trigger(phrase, names[own[number]], len(rows), len(wrong), len(set(wrong.tolist()))))
     return sorted(found, key=lambda one: (-one.others, -one.records, one.phrase))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ADAPTERS', 'METHODS', 'adapter_config', 'add_adapter', 'wake_adapter', 'check_method', 'load_in_four_bits',
-           'fused_forward', 'whole_matrix_pays', 'fuse_lora', 'unfuse', 'Tail', 'find_tail']
+           'side_products', 'fused_forward', 'whole_matrix_pays', 'fuse_lora', 'unfuse', 'Tail', 'find_tail']
 
-# %% ../../nbs/30_models/03_adapters.ipynb #711a88ea
+# %% ../../nbs/30_models/03_adapters.ipynb #dc2d4aeb
+from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -82,7 +83,28 @@ def load_in_four_bits(loaded: LoadedModel, folder: Any) -> LoadedModel:  # folde
     model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, trust_remote_code=False, quantization_config=bits, device_map={"": loaded.device})
     return replace(loaded, model=prepare_model_for_kbit_training(model, use_gradient_checkpointing=False).eval())
 
-# %% ../../nbs/30_models/03_adapters.ipynb #a30afc55
+# %% ../../nbs/30_models/03_adapters.ipynb #4c25061b
+@cache
+def side_products() -> Any:
+    "An operation x, W, bias, A, B → x Wᵀ + bias + x Aᵀ Bᵀ, for a W that does not learn. It keeps what it needs for the way back and adds in place there."
+    import torch
+
+    class SideProducts(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x, weight, bias, a, b):
+            thin = x @ a.T
+            context.save_for_backward(x, weight, a, b, thin)
+            return torch.nn.functional.linear(x, weight, bias).addmm_(thin, b.T)
+
+        @staticmethod
+        def backward(context, gradient):
+            x, weight, a, b, thin = context.saved_tensors
+            back = gradient @ b
+            return (gradient @ weight).addmm_(back, a) if context.needs_input_grad[0] else None, None, None, back.T @ x, gradient.T @ thin
+
+    return SideProducts
+
+# %% ../../nbs/30_models/03_adapters.ipynb #07ba2b50
 def fused_forward(self: Any, x: Any) -> Any:  # self: a LoRA layer of PEFT around a linear one; x (..., in)
     "What the layer gives, W x + s B A x, in one product or two."
     import torch
@@ -97,6 +119,8 @@ def fused_forward(self: Any, x: Any) -> Any:  # self: a LoRA layer of PEFT aroun
     if whole_matrix_pays(*base.weight.shape, a.shape[0]):
         return linear(x, torch.addmm(base.weight, b, a), base.bias)
     flat = x.reshape(-1, x.shape[-1])
+    if not base.weight.requires_grad and not torch.is_autocast_enabled(x.device.type):
+        return side_products().apply(flat, base.weight, base.bias, a, b).view(*x.shape[:-1], -1)
     return torch.addmm(linear(flat, base.weight, base.bias), linear(flat, a), b.T).view(*x.shape[:-1], -1)
 
 # %% ../../nbs/30_models/03_adapters.ipynb #105ffc16

@@ -62,7 +62,7 @@ def model_digest(folder: str | Path) -> str:
         raise BadInput(f"{folder} holds no model: no config.json, no weights, no tokenizer.")
     return digest_value({path.name: digest_file(path) for path in chosen})
 
-# %% ../../nbs/30_models/00_base.ipynb #f97f4148
+# %% ../../nbs/30_models/00_base.ipynb #686a6d41
 @dataclass(frozen=True)
 class LoadedModel:
     "A model that can be asked: its weights, its tokenizer, and the facts a report needs."
@@ -73,6 +73,7 @@ class LoadedModel:
     context: int  # longest prompt and answer together, in tokens
     base_digest: str = ""  # of the model below the adapter; equal to digest where there is none
     journal: Journal | None = field(default=None, compare=False, repr=False)  # keeps what the model has answered, so that a killed stage goes on
+    engine: Any = field(default=None, compare=False, repr=False)  # a client of a server that holds the same weights and answers in its place (models.engine)
 
     @property
     def parameters(self) -> int:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Task', 'make_task', 'load_start', 'methods_of', 'chosen_base', 'as_loaded', 'label_room', 'right_labels',
-           'plan_methods', 'train_methods', 'choose_method', 'save_trained', 'save_candidate', 'settle_adapter_config',
-           'LiveLoss', 'training_rows', 'plot_learning']
+           'plan_methods', 'train_methods', 'choose_method', 'training_record', 'save_trained', 'save_candidate',
+           'settle_adapter_config', 'LiveLoss', 'training_rows', 'plot_learning']
 
 # %% ../../nbs/30_models/08_finetune.ipynb #8b92076c
 from dataclasses import asdict, dataclass, replace
@@ -122,12 +122,17 @@ def choose_method(right: dict[str, list[bool]]) -> str:  # right: by method, as 
     "The method with most records right on validation; of equals the first, so list the one that is cheaper to ship first."
     return max(right, key=lambda name: sum(right[name]))
 
-# %% ../../nbs/30_models/08_finetune.ipynb #f9ba3b5e
+# %% ../../nbs/30_models/08_finetune.ipynb #e3b29d9a
+def training_record(task: Task, trained: Trained, more: dict | None = None) -> dict:  # more: further entries
+    "What training.json says about a training."
+    return {"method": trained.settings.method, "base_model": task.loaded.name, "base_digest": task.loaded.base_digest, "settings": asdict(trained.settings),
+            "steps": trained.steps, "best_step": trained.best_step, "valid_exact": trained.exact, "tokens": trained.tokens, "left_out": task.left_out,
+            "losses": [round(loss, 6) for loss in trained.losses]} | (more or {})
+
+# %% ../../nbs/30_models/08_finetune.ipynb #145ce634
 def save_trained(folder: Path, task: Task, trained: Trained, more: dict | None = None) -> dict:  # more: further entries of training.json
     "What was written into training.json; the folder holds adapter or model, tokenizer, and that file."
-    training = {"method": trained.settings.method, "base_model": task.loaded.name, "base_digest": task.loaded.base_digest, "settings": asdict(trained.settings),
-                "steps": trained.steps, "best_step": trained.best_step, "valid_exact": trained.exact, "tokens": trained.tokens, "left_out": task.left_out,
-                "losses": [round(loss, 6) for loss in trained.losses]} | (more or {})
+    training = training_record(task, trained, more)
     save_candidate(folder, trained.model, task.loaded.tokenizer, training)
     return training
 

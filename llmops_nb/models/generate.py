@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LEAVING', 'GROUP', 'like_lengths', 'shared_start', 'Flow', 'cut', 'choose', 'bands', 'run_flow', 'answer_batch',
-           'cuts', 'answer_padded', 'finished', 'answer_all', 'read_batch', 'too_long', 'LocalClient']
+           'cuts', 'answer_padded', 'finished', 'answer_all', 'read_batch', 'ask_engine', 'too_long', 'LocalClient']
 
-# %% ../../nbs/30_models/02_generate.ipynb #b2397ba1
+# %% ../../nbs/30_models/02_generate.ipynb #434b5da1
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +18,7 @@ from .choices import Rule, Rules
 from .echo import Echo
 from .forms import build_rules
 from .slots import Slots, takes_slots
-from ..prompts.clients import Answer, Form
+from ..prompts.clients import Answer, Client, Form
 
 # %% ../../nbs/30_models/02_generate.ipynb #6f62f112
 def like_lengths(lengths: list[int], batch_tokens: int) -> list[list[int]]:  # batch_tokens: padded tokens a batch may have
@@ -226,7 +226,7 @@ def finished(tokens: list[int], gains: list[float], ends: set[int], stopped: Cal
 # %% ../../nbs/30_models/02_generate.ipynb #93afff29
 GROUP = 4  # a group, which is noted when it is finished, has so many times what is worked on at once
 
-# %% ../../nbs/30_models/02_generate.ipynb #df225759
+# %% ../../nbs/30_models/02_generate.ipynb #f73241c0
 def answer_all(loaded: LoadedModel, conversations: list[list[dict]],  # each a list of {"role", "content"}
                max_new_tokens: int = 64, choices: list[str] | Form | None = None,  # choices: what the first line may be, or the form of the whole answer
                batch_tokens: int = 8192,  # padded tokens that are worked on at once, answers included
@@ -234,15 +234,16 @@ def answer_all(loaded: LoadedModel, conversations: list[list[dict]],  # each a l
                stop: tuple[str, ...] = ()) -> list[Answer]:  # texts that end an answer; it is given without them
     "One greedy answer a conversation, in the order given. Raises BadInput for a conversation the chat template refuses, and for choices or a form that cannot be used."
     prompts = encode_conversations(loaded.tokenizer, conversations)
-    rules = build_rules(loaded, choices)
+    rules = build_rules(loaded, choices) if loaded.engine is None else None
     answers: list[Answer | None] = [too_long(loaded, len(prompt), max_new_tokens) for prompt in prompts]
     waiting, note = [i for i, answer in enumerate(answers) if answer is None], noting(loaded, "answers")
     done, wanted = len(prompts) - len(waiting), choices.request() if isinstance(choices, Form) else choices and sorted(choices)
     for batch in like_lengths([len(prompts[i]) + max_new_tokens for i in waiting], GROUP * batch_tokens):
         rows = [waiting[k] for k in batch]
         asked = [prompts[i] for i in rows]
-        key = [asked, max_new_tokens, wanted, batch_tokens, *stop]
-        for i, row in zip(rows, note(key, lambda: read_batch(loaded, asked, max_new_tokens, rules, stop, batch_tokens))):  # noqa: B023
+        key = [asked, max_new_tokens, wanted, batch_tokens, *stop, *([loaded.engine.name] if loaded.engine else [])]
+        work = lambda: read_batch(loaded, asked, max_new_tokens, rules, stop, batch_tokens) if loaded.engine is None else ask_engine(loaded.engine, [conversations[i] for i in rows], max_new_tokens, choices, stop)  # noqa: B023
+        for i, row in zip(rows, note(key, work)):
             answers[i] = Answer(**row)
         done += len(rows)
         if on_batch:
@@ -257,6 +258,12 @@ def read_batch(loaded: LoadedModel, prompts: list[list[int]], limit: int, rules:
     share = (perf_counter() - start) / len(prompts)
     return [asdict(Answer(cut(loaded.tokenizer.decode(tokens, skip_special_tokens=True), stop)[0].strip(), len(prompt), len(tokens), round(logprob, 4), reason, seconds=share))
             for prompt, (tokens, logprob, reason) in zip(prompts, results)]
+
+# %% ../../nbs/30_models/02_generate.ipynb #68055ba6
+def ask_engine(engine: Client, conversations: list[list[dict]], limit: int, choices: list[str] | Form | None, stop: tuple[str, ...]) -> list[dict]:  # as answer_all
+    "The same rows from a server that holds the model."
+    found = [(answer, *cut(answer.text, stop)) for answer in engine.ask(conversations, limit, choices)]
+    return [asdict(replace(answer, text=text.strip(), finish="stop" if stopped else answer.finish)) for answer, text, stopped in found]
 
 # %% ../../nbs/30_models/02_generate.ipynb #cb2cfe64
 def too_long(loaded: LoadedModel, tokens: int, max_new_tokens: int) -> Answer | None:

@@ -111,7 +111,7 @@ def cut(batch: list[int], lengths: list[int],  # lengths: of the batch's example
         return parts
     return [batch[len(batch) * i // pieces:len(batch) * (i + 1) // pieces] for i in range(pieces) if len(batch) * (i + 1) // pieces > len(batch) * i // pieces]
 
-# %% ../../nbs/30_models/05_steps.ipynb #d30668a1
+# %% ../../nbs/30_models/05_steps.ipynb #6be3bd71
 @dataclass
 class Trainer:
     "What a training holds in its hands: model, optimizer, plan, and how far it is."
@@ -125,6 +125,7 @@ class Trainer:
     shortcut: bool
     special: Any  # token numbers that are never hidden
     undo: ExitStack  # what was changed in the model for the time of training
+    weights: list[Any]  # that learn, as `learning` names them
     tail: Any = None  # the last block's part that is computed only where something is scored
     team: Any = None  # other processes that share the steps: rank, world, add(tensors)
     bf16: bool = False
@@ -140,7 +141,7 @@ class Trainer:
         "Do the next step; its loss in nats per answer token. Raises LlmopsError when loss or gradient is not a number."
         import torch
         value = step_gradients(self)
-        norm = torch.nn.utils.clip_grad_norm_(learning(self.model).values(), self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise LlmopsError(not_a_number(self, value))
         for group in self.optimizer.param_groups:
@@ -165,7 +166,7 @@ def part_loss(trainer: Trainer, part: list[int], number: int) -> Any:  # part: p
     with torch.autocast(trainer.loaded.device.type, torch.bfloat16, enabled=trainer.bf16):
         return summed_loss(trainer.model, shown, scored, ids[:, 1:][scored[:, :-1]], trainer.shortcut, trainer.settings.smoothing, *inputs)
 
-# %% ../../nbs/30_models/05_steps.ipynb #de1c188f
+# %% ../../nbs/30_models/05_steps.ipynb #ce80c002
 def step_gradients(trainer: Trainer) -> float:
     "Work out the gradients of the next step, added to those that are there; its loss in nats per answer token."
     import torch
@@ -181,7 +182,7 @@ def step_gradients(trainer: Trainer) -> float:
     if trainer.tail:
         trainer.tail.look(None)
     if team:
-        team.add([value, *(team.gradient(weight) for weight in learning(trainer.model).values())])
+        team.add([value, *(team.gradient(weight) for weight in trainer.weights)])
     return value.item()
 
 # %% ../../nbs/30_models/05_steps.ipynb #7dd4cbc3
@@ -192,7 +193,7 @@ def not_a_number(trainer: Trainer, value: float, shown: int = 3) -> str:  # show
     return (f"the {found} became {value if found == 'loss' else 'infinite or not a number'} at step {trainer.step + 1}, with the examples {batch[:8]}{'…' if len(batch) > 8 else ''}: {'; '.join(map(repr, texts))}. "
             f"The last good checkpoint is kept. Lower learning_rate (now {trainer.settings.learning_rate:g}), or look at these examples.")
 
-# %% ../../nbs/30_models/05_steps.ipynb #ff8fe231
+# %% ../../nbs/30_models/05_steps.ipynb #70c9ae4d
 def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings,  # settings: settled
                  team: Any = None) -> Trainer:  # other processes that share the steps
     "A training that has not done a step yet."
@@ -213,7 +214,7 @@ def make_trainer(loaded: LoadedModel, examples: Examples, settings: Settings,  #
         undo.callback(setattr, parts(model)[0], "_compiled_call_impl", None)
     bf16 = settings.precision == "bf16" or settings.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
     special = torch.tensor(sorted(loaded.tokenizer.all_special_ids))
-    return Trainer(loaded, model, examples, settings, plan, early, make_optimizer(model, settings), shortcut, special, undo, tail, team, bf16, settings.packed and packing_holds(model))
+    return Trainer(loaded, model, examples, settings, plan, early, make_optimizer(model, settings), shortcut, special, undo, list(learning(model).values()), tail, team, bf16, settings.packed and packing_holds(model))
 
 # %% ../../nbs/30_models/05_steps.ipynb #21504e46
 def make_optimizer(model: Any, settings: Settings) -> Any:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'Place', 'named_files', 'bring', 'given_again', 'make_place', 'take_in', 'asks_office', 'bring_key',
-           'bring_office']
+           'bring_receipts', 'bring_office']
 
 # %% ../../nbs/80_notebooks/19_place.ipynb #a5d579bd
 import os
@@ -132,13 +132,23 @@ def bring_key(workspace: Workspace, place: Place) -> None:
     target.parent.mkdir(mode=0o700, exist_ok=True)
     shutil.copy2(key, target)
 
-# %% ../../nbs/80_notebooks/19_place.ipynb #bca69a19
+# %% ../../nbs/80_notebooks/19_place.ipynb #c7ae082a
+def bring_receipts(workspace: Workspace, place: Place, ledger: Ledger) -> None:  # ledger: of the old workspace
+    "Copy the receipts that were kept with releases into the place's store, where they are asked for when a release is verified."
+    store, clean = Store(workspace.address("store")), Store(place.workspace.address("store"))
+    for row in ledger.rows(books.sql.select(books.releases.c.receipts).where(books.releases.c.receipts != "")):
+        with tempfile.TemporaryDirectory() as folder:
+            clean.put(store.get(row["receipts"], Path(folder) / "receipts"))
+
+# %% ../../nbs/80_notebooks/19_place.ipynb #40296949
 def bring_office(workspace: Workspace, place: Place, releases: bool) -> None:  # releases: with the releases and aliases too, for stages after the one that proposes them
     "Copy people, keys, sign-offs and the audit log with its witness; what the place has logged itself makes room."
     old, new = Ledger(workspace.address("ledger")), Ledger(place.workspace.address("ledger"))
     for table in (books.people, books.keys, books.signoffs, *((books.releases, books.aliases) if releases else ())):
         if rows := old.rows(books.sql.select(table)):
             new.add(table, *rows)
+    if releases:
+        bring_receipts(workspace, place, old)
     for path in place.workspace.private.glob("audit.sqlite*"):
         path.unlink()
     with closing(sqlite3.connect(workspace.private / "audit.sqlite")) as source, closing(sqlite3.connect(place.workspace.private / "audit.sqlite")) as target:

@@ -6,7 +6,7 @@
 __all__ = ['Listener', 'WITHHELD', 'NOTE', 'WARM', 'Order', 'kernel_environment', 'perform', 'judge_result', 'clear_folder',
            'Begun', 'load_parts', 'Bench', 'adopt', 'take_over', 'reclaim', 'LocalExecutor']
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #96210a3f
+# %% ../../nbs/80_notebooks/10_work.ipynb #70d0614c
 import html
 import os
 import shutil
@@ -19,7 +19,7 @@ from typing import Any
 
 from ..ground import ledger as books
 from ..ground.audit import open_audit
-from ..ground.core import LlmopsError, digest_file, read_json
+from ..ground.core import LlmopsError, digest_file, make_folder, read_json
 from ..ground.ledger import Ledger, latest_stage, lineage_of, now
 from ..ground.secrets import scrub, secrets_in
 from ..ground.settings import Workspace
@@ -83,10 +83,10 @@ def judge_result(folder: Path, outcome: str, error: str, store: Store) -> tuple[
     missing = [name for name, digest in {**result["outputs"], **result["observed"]}.items() if not store.has(digest)]
     return ("failed", f"{', '.join(missing)} did not reach the store.", result) if missing else (result["status"], error, result)
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #d37749f3
+# %% ../../nbs/80_notebooks/10_work.ipynb #799f614f
 def clear_folder(folder: Path, keep: tuple[str, ...] = ()) -> None:
     "Empty a stage's folder before it runs again, the named entries excepted."
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for path in folder.iterdir():
         if path.name not in keep:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

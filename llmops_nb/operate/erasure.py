@@ -106,14 +106,14 @@ def receipts_of(workspace: Workspace) -> list[dict[str, Any]]:
     said = [verify_envelope(read_json(path), [public]).statement["predicate"] for path in (subject_folder(workspace) / "erasures").glob("*.json")]
     return sorted(said, key=lambda one: one["time"])
 
-# %% ../../nbs/70_operate/12_erasure.ipynb #65af8ec4
+# %% ../../nbs/70_operate/12_erasure.ipynb #078413c0
 def reapply(workspace: Workspace, by: str) -> dict[str, Any] | None:
     "Apply all erasures on record again, for a workspace that was restored; the receipt of it, None where none is on record."
     done = receipts_of(workspace)
     if not done:
         return None
-    store = open_office(workspace).store
+    wanted, store = Wanted(frozenset(mark for one in done for mark in one["subjects"]), marks_key(workspace)), open_office(workspace).store
+    said = erase(workspace, wanted, by, "again after a restore")  # first, since it learns from what is there
     for blob in {blob for one in done for blob in one["blobs"] if store.shelf.has(store.blob(blob))}:
         store.erase(blob, "erased before the restore")
-    wanted = Wanted(frozenset(mark for one in done for mark in one["subjects"]), marks_key(workspace))
-    return erase(workspace, wanted, by, "again after a restore")
+    return said

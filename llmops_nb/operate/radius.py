@@ -20,10 +20,10 @@ from .places import downstream
 # %% ../../nbs/70_operate/11_radius.ipynb #864b79ad
 CARRIERS = ("adapter", "candidate", "prompt", "deployment", "release")  # artifacts that a model lives in
 
-# %% ../../nbs/70_operate/11_radius.ipynb #907a9250
+# %% ../../nbs/70_operate/11_radius.ipynb #f3525151
 def learned_from(ledger: Ledger, digests: Iterable[str]) -> list[dict[str, str]]:
-    "The models, deployments and releases that were made from these artifacts: kind, name, digest, run."
-    later = downstream(ledger, digests)
+    "The models, deployments and releases that are among these artifacts or were made from them: kind, name, digest, run."
+    later = downstream(ledger, digests) | set(digests)
     query = books.sql.select(books.lineage.c.name, books.lineage.c.digest, books.stages.c.run).join(books.stages, books.lineage.c.stage_id == books.stages.c.id)
     rows = ledger.rows(query.where(books.lineage.c.direction != "in", books.lineage.c.name.in_(CARRIERS)).order_by(books.lineage.c.id))
     found = {(row["name"], row["digest"]): {"kind": row["name"], "name": row["name"], "digest": row["digest"], "run": row["run"]} for row in rows if row["digest"] in later}

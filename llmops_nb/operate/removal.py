@@ -6,10 +6,9 @@
 __all__ = ['DELETED', 'EMPTIED', 'Case', 'open_case', 'records_without', 'erase_artifacts', 'erase_file', 'erase_ledger',
            'settle_database', 'queue_deletions', 'letters', 'hits_in', 'holds', 'erase_snapshots', 'erase_places']
 
-# %% ../../nbs/70_operate/11_removal.ipynb #90a92a3d
+# %% ../../nbs/70_operate/11_removal.ipynb #c95747ee
 import json
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 

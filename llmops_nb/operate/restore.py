@@ -7,7 +7,7 @@ __all__ = ['CHECKS', 'open_snapshot', 'open_manifest', 'read_piece', 'verify_sna
            'place_store', 'place_books', 'restore_snapshot', 'check_databases', 'check_store', 'check_audit',
            'check_entered']
 
-# %% ../../nbs/70_operate/05_restore.ipynb #d14ab456
+# %% ../../nbs/70_operate/05_restore.ipynb #ab702863
 import base64
 import os
 import re
@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ..ground.audit import open_audit
-from ..ground.core import BadInput, IntegrityError, canonical_json, digest_file, digest_value, read_json, sync_folder, temporary_name, write_atomic
+from ..ground.core import BadInput, IntegrityError, canonical_json, digest_file, read_json, sync_folder, temporary_name, write_atomic
 from ..ground.ledger import Ledger, sql, stages
 from ..ground.settings import DEFAULTS, Workspace
 from ..ground.store import Store, check_inside

@@ -6,7 +6,7 @@
 __all__ = ['EXTRA', 'PromptedClient', 'Deployment', 'answer_limit', 'save_model', 'save_material', 'make_package',
            'package_neighbours', 'package_candidate', 'read_deployment', 'open_package', 'model_name']
 
-# %% ../../nbs/60_serve/09_package.ipynb #5fc07eb2
+# %% ../../nbs/60_serve/09_package.ipynb #e92a9128
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..ground.core import BadInput, IntegrityError, check_name, digest_file, rea
 from ..ground.journal import Journal
 from ..models.base import load_candidate, load_model
 from ..models.chat import encode_conversations
-from ..models.compress import merge_adapter
+from ..models.compress import merge_adapter, settle_headers
 from ..models.generate import LocalClient
 from ..prompts.clients import Answer, Client
 from ..prompts.retrieval import NeighbourClient, NeighbourVote
@@ -68,12 +68,13 @@ def answer_limit(tokenizer: Any, targets: Sequence[str], least: int = 8, most: i
     longest = max((len(ids) for ids in tokenizer(sorted(set(targets)), add_special_tokens=False)["input_ids"]), default=least)
     return max(least, min(most, longest + longest // 4 + 2))
 
-# %% ../../nbs/60_serve/09_package.ipynb #61154b09
+# %% ../../nbs/60_serve/09_package.ipynb #b93a8ef8
 def save_model(adapter: str | Path | None, base_model: str, folder: Path, root: str | Path = "") -> dict:  # adapter: what stage 06 wrote, None = the base as it is; root: where relative base folders are looked up
     "The model as a plain folder: the adapter merged into its base. Returns base_model, base_digest, method and the tokenizer."
     candidate = load_candidate(adapter, root=root) if adapter else load_model(base_model, root=root)
     training = read_json(Path(adapter) / "training.json") if adapter else {"base_model": base_model, "base_digest": candidate.digest, "method": "none"}
     merge_adapter(candidate, keep=False).model.save_pretrained(folder, safe_serialization=True)
+    settle_headers(folder)
     candidate.tokenizer.save_pretrained(folder)
     return {name: training[name] for name in ("base_model", "base_digest", "method")} | {"tokenizer": candidate.tokenizer}
 

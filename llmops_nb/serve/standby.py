@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Standing', 'find_standing', 'find_package', 'find_previous', 'answer_with', 'go_back', 'follow_production']
 
-# %% ../../nbs/60_serve/09_standby.ipynb #af1d0a26
+# %% ../../nbs/60_serve/09_standby.ipynb #73774b96
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +15,10 @@ from ..govern.emergency import emergencies
 from ..govern.registry import earlier_ones, history, release_at, roll_back
 from ..govern.release import Office, Release, find_release, open_office
 from ..ground import ledger as tables
-from ..ground.core import LlmopsError, NotAllowed
+from ..ground.core import IntegrityError, NotAllowed
 from ..ground.ledger import sql
 from ..ground.settings import find_workspace
+from ..ground.store import digest_folder
 from .app import Service
 from .package import Deployment, model_name, open_package
 
@@ -51,11 +52,11 @@ def find_standing(deployment: Deployment, workspace: str,  # folder of the works
         raise NotAllowed(f"{model_name(deployment)} " + ("belongs to no release: run stages 09 and 10" if not deployment.release else "needs the workspace in which it was released"))
     return Standing(open_office(find_workspace(workspace)), deployment.release)
 
-# %% ../../nbs/60_serve/09_standby.ipynb #d7cac150
-def find_package(office: Office, release: Release) -> str:
-    "The digest of the newest package that was made of a release, '' where there is none."
+# %% ../../nbs/60_serve/09_standby.ipynb #f489a52b
+def find_package(office: Office, release: Release, name: str = "deployment") -> str:  # name: of the artifact or observation
+    "The digest of the newest package that was made of a release, or of what else that stage wrote under a name; '' where there is none."
     read = sql.select(tables.lineage.c.stage_id).where(tables.lineage.c.direction == "in", tables.lineage.c.name == "release", tables.lineage.c.digest == release.digest)
-    query = sql.select(tables.lineage.c.digest).where(tables.lineage.c.direction == "out", tables.lineage.c.name == "deployment", tables.lineage.c.stage_id.in_(read))
+    query = sql.select(tables.lineage.c.digest).where(tables.lineage.c.direction != "in", tables.lineage.c.name == name, tables.lineage.c.stage_id.in_(read))
     return next((row["digest"] for row in office.ledger.rows(query.order_by(tables.lineage.c.id.desc()).limit(1))), "")
 
 # %% ../../nbs/60_serve/09_standby.ipynb #3c5e73b7
@@ -68,17 +69,19 @@ def find_previous(office: Office, release: Release) -> Iterator[tuple[Release, s
         if (package := find_package(office, other)) and verify_release(office, other).ok:
             yield other, package
 
-# %% ../../nbs/60_serve/09_standby.ipynb #70cffaae
+# %% ../../nbs/60_serve/09_standby.ipynb #deecc91d
 def answer_with(service: Service, standing: Standing, release: Release, package: str, folder: Path) -> None:  # package: digest; folder: where packages are unpacked
-    "Let a service answer with another release from the next batch on."
+    "Let a service answer with another release from the next batch on. Raises IntegrityError for a package that is not the stored one, or not of this release."
     place = Path(folder) / package
     if not place.exists():
         standing.office.store.get(package, place)
     client, deployment = open_package(place)
+    if digest_folder(place) != package or deployment.release != release.digest:
+        raise IntegrityError(f"{place} is not the package of {release.title}. Remove it; it is unpacked again from the store.")
     service.replace(model_name(deployment), client, release.digest, list(deployment.choices) or None, deployment.max_new_tokens)
     standing.release, standing.reason = release, ""
 
-# %% ../../nbs/60_serve/09_standby.ipynb #041c64b1
+# %% ../../nbs/60_serve/09_standby.ipynb #aafc31c6
 def go_back(service: Service, standing: Standing, folder: Path) -> Callable[[str], str]:  # folder: where packages are unpacked
     "What a server does about a lost approval: a function from the reason to '' (another release answers) or the reason why nothing does."
     def instead(reason: str) -> str:
@@ -86,10 +89,10 @@ def go_back(service: Service, standing: Standing, folder: Path) -> Callable[[str
         if office.policy(lost.manifest["policy"]["name"]).on_revoke != "previous":
             return reason
         for release, package in find_previous(office, lost):
-            answer_with(service, standing, release, package, folder)
             present = release_at(office, lost.manifest["name"])
             if present and present.digest == lost.digest:
                 roll_back(office, lost.manifest["name"], release.digest)
+            answer_with(service, standing, release, package, folder)
             print(f"{lost.title} is no longer approved ({reason}); {release.title} answers instead.", file=sys.stderr, flush=True)
             return ""
         return f"{reason}; no earlier release may be served instead"

@@ -5,6 +5,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -75,13 +76,13 @@ def test_f14_killed_in_backup_and_restore(tmp_path: Path, living: Workspace, rec
         sealed, target = key if number % 2 else "", tmp_path / f"restored {number}"
         change(living, number, random)
         before = list_snapshots(place)
-        kill_in(lambda: take_snapshot(living, place, f"killed-{number}", sealed), random.uniform(0.0, 0.12))
+        kill_in(partial(take_snapshot, living, place, f"killed-{number}", sealed), random.uniform(0.0, 0.12))
         listed = list_snapshots(place)
         left += listed == before
         for name in listed[-2:]:
             assert verify_snapshot(open_snapshot(place, name, key)) == [], "a half snapshot was listed"
         snapshot = take_snapshot(living, place, f"whole-{number}", sealed)
-        kill_in(lambda: restore_snapshot(open_snapshot(place, snapshot.name, sealed), target), random.uniform(0.0, 0.12))
+        kill_in(partial(restore_snapshot, open_snapshot(place, snapshot.name, sealed), target), random.uniform(0.0, 0.12))
         if target.exists():
             check_equal(snapshot, Workspace(target), living)
             shutil.rmtree(target)

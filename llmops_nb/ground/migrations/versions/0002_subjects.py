@@ -1,4 +1,4 @@
-"Data subjects and what they asked for, the history of aliases, and indexes for thousands of releases."
+"Data subjects and what they asked for, kept receipts and mirrors of releases, and indexes for thousands of them."
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -55,19 +55,6 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint("id")
     )
     op.create_index(op.f("ix_deletions_status"), "deletions", ["status"], unique=False)
-    op.create_table("moves",
-    sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-    sa.Column("release", sa.String(length=100), nullable=False),
-    sa.Column("alias", sa.String(length=40), nullable=False),
-    sa.Column("version", sa.String(length=64), nullable=False),
-    sa.Column("digest", sa.String(length=64), nullable=False),
-    sa.Column("moved_at", sa.String(length=40), nullable=False),
-    sa.Column("moved_by", sa.String(length=100), nullable=False),
-    sa.Column("why", sa.Text(), nullable=False),
-    sa.PrimaryKeyConstraint("id")
-    )
-    op.create_index(op.f("ix_moves_digest"), "moves", ["digest"], unique=False)
-    op.create_index("ix_moves_release_alias", "moves", ["release", "alias", "id"], unique=False)
     op.create_table("release_mirrors",
     sa.Column("digest", sa.String(length=64), nullable=False),
     sa.Column("run_id", sa.String(length=64), nullable=False),
