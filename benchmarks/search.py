@@ -146,7 +146,7 @@ def main() -> None:
     if not given.no_check:
         print(f"one of them trained again: equal {check(rows)}")
     ways = {"ours: given up early, three finished": dict(), "the same, automatic settings first": dict(), "the same, Bayesian": dict(kind="bayes"), "Bayesian, all finished": dict(kind="bayes", parts=(1.0,))}
-    for trials in (9, 12, 16):
+    for trials in (9, 12, 16, 24):
         for name, way in ways.items():
             ratios, found, spent = [], [], []
             for seed in range(given.repeats):

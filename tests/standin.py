@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
                 given = values["input"]
                 self.server.aliases |= {f"{given['artifactCollectionName']}:{alias['alias']}": given["metadata"] for alias in given["aliases"] or []}
             self.server.deleted |= {values["id"]} if name == "DeleteRun" else set()
-            run = {"id": values.get("name"), "name": values.get("name"), "projectId": "1", "state": "finished", "tags": [], "displayName": "d", "config": "{}", "summaryMetrics": "{}", "systemMetrics": "{}"}
+            run = {"id": values.get("name"), "name": values.get("name"), "projectId": "1", "state": "finished", "tags": [], "displayName": "d", "config": "{}", "summaryMetrics": self.summary_of(str(values.get("name"))), "systemMetrics": "{}"}
             known = {"Run": {"project": {"run": None if values.get("name") in self.server.deleted else run}},
                      "AliasNow": {"project": {"artifact": {"metadata": self.server.aliases.get(values.get("name"), "{}")}}}}
             self.reply({"data": {**answers(values, self.server.server_port), **known}.get(name, {})})
@@ -90,6 +90,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.server.received.append({"kind": "other", "path": self.path})
             self.reply({})
+
+    def summary_of(self, run: str) -> str:
+        "The newest summary that a run has sent, as JSON."
+        sent = [part["content"][-1] for item in self.server.received if item["kind"] == "stream" and f"/{run}/" in item["path"] and (part := (item.get("files") or {}).get("wandb-summary.json"))]
+        return sent[-1] if sent else "{}"
 
     def do_PUT(self) -> None:
         if self.troubled():

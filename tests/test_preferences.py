@@ -85,6 +85,27 @@ def test_the_losses_without_a_reference_are_those_of_trl(learnt):
     assert preference_loss(sides, 0.1, "orpo")[0].item() == pytest.approx(-orpo.ORPOTrainer.odds_ratio_loss(settings, chosen, rejected)[0].mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_the_loss_of_thumbs_is_that_of_trl(learnt, tmp_path: Path):
+    trl = pytest.importorskip("trl")
+    import torch
+    from datasets import Dataset
+
+    from llmops_nb.models.chat import ask_plainly, render, special_tokens
+    from llmops_nb.models.prefer import Sides, all_logprobs, lay_pairs, preference_loss
+
+    policy, frozen, _ = learnt
+    judged = [pair | {"rejected": PAIRS[i - 1]["chosen"], "up": i % 3 > 0} for i, pair in enumerate(PAIRS)]  # TRL, too, takes the answer of the row before
+    laid = lay_pairs(frozen, judged)
+    sides = Sides(*(all_logprobs(one.model, side) for one in (policy, frozen) for side in (laid.chosen, laid.rejected)), *(side.length - side.prompt for side in (laid.chosen, laid.rejected)), laid.up, torch.ones(6))
+    rendered = [render(frozen.tokenizer, asked, special_tokens(frozen.tokenizer)) for asked in ask_plainly(TEXTS)]
+    rows = Dataset.from_list([{"prompt": text, "completion": row["chosen"], "label": row["up"]} for text, row in zip(rendered, judged)])
+    given = trl.KTOConfig(output_dir=str(tmp_path), beta=0.1, bf16=False, report_to="none", use_cpu=True, per_device_train_batch_size=6, save_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential")
+    trainer = trl.KTOTrainer(policy.model.requires_grad_(True), frozen.model, given, train_dataset=rows, processing_class=frozen.tokenizer)
+    expected = trainer.compute_loss(policy.model.eval(), next(iter(trainer.get_train_dataloader()))).item()
+    assert preference_loss(sides, 0.1, "kto")[0].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_learning_stops_when_the_watched_pairs_lose():
     from llmops_nb.models.base import load_model
     from llmops_nb.models.prefer import PreferenceSettings, kept_step, prefer

@@ -77,7 +77,7 @@ def test_another_place_gives_the_same_bytes(copy: Path):
     assert said["compared"]["files"] >= 20 and said["place"]["threads"] == "1" and said["place"]["user"] == "somebody" and said["place"]["host"] == ("elsewhere" if elsewhere else said["place"]["host"])
     assert "peak memory" in said["measured"]["06_finetune"]
     assert "identical" in (copy / "runs/main/replay.html").read_text() and not list(Path(environment["TMPDIR"]).glob("llmops-replay-*"))
-    acts = llmops(copy, "audit", "show", home=home_of(copy)).stdout.splitlines()
+    acts = llmops(copy, "audit", "show", "--json", home=home_of(copy)).stdout.splitlines()
     assert json.loads(acts[-1])["action"] == "run.replay" and json.loads(acts[-1])["details"]["verdict"] == "identical"
     assert llmops(copy, "audit", "verify", home=home_of(copy)).returncode == 0
 

@@ -1,7 +1,10 @@
 "Who may do what: the table of docs/signing.md, asked of every act with every kind of key; and every command that changes something leaves exactly one entry in the audit log."
+import json
 import os
 import shutil
+import threading
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from test_standing import deploy
 
 import llmops_nb
 from llmops_nb.desk.cli import COMMANDS, main
+from llmops_nb.desk.review import Review
 from llmops_nb.govern.approval import verify_release
 from llmops_nb.govern.emergency import emergencies
 from llmops_nb.govern.people import add_key, change_roles, enrol_person, revoke_key
@@ -17,7 +21,7 @@ from llmops_nb.govern.policy import ACTIONS, DEFAULT_POLICY, permits, read_roles
 from llmops_nb.govern.release import Office, open_office
 from llmops_nb.govern.roles import require_may
 from llmops_nb.ground import ledger as tables
-from llmops_nb.ground.core import NotAllowed, WaitingForSignoff, digest_value, read_lines, write_json
+from llmops_nb.ground.core import NotAllowed, WaitingForSignoff, digest_value, read_json, read_lines, write_json
 from llmops_nb.ground.ledger import now
 from llmops_nb.ground.settings import find_workspace
 from llmops_nb.ground.signing import Key, create_key
@@ -175,11 +179,47 @@ def test_every_refused_act_leaves_one_entry(desk: House, capsys: pytest.CaptureF
     assert desk.office.audit.verify().ok
 
 
+def test_a_prepared_statement_is_signed_and_an_edited_one_is_not(desk: House, capsys: pytest.CaptureFixture) -> None:
+    review = Review(desk.office, desk.release, None, desk.root / "statements")
+    review.widget()
+    review.person.value, review.reason.value = "bob", "read the worst answers"
+    review.button.click()
+    path = next((desk.root / "statements").glob("*.json"))
+    assert f"llmops sign --statement {path}" in review.said.value and type_words(desk, "sign alice --yes")[0] == 0
+    capsys.readouterr()
+    said = read_json(path)
+    write_json(path, {**said, "predicate": {**said["predicate"], "decision": "reject"}, "subject": said["subject"][1:]})
+    assert type_words(desk, f"sign --statement {path} --yes") == (1, []) and "something else than what is here" in capsys.readouterr().err
+    write_json(path, said)
+    assert type_words(desk, f"sign carl --statement {path} --yes") == (1, []) and type_words(desk, f"sign --statement {path} --yes") == (0, [("signoff.approve", "done")])
+    assert desk.ok() and "four-eyes: NOT MET on this machine: the private keys of alice and bob" in capsys.readouterr().out
+
+
+class Listener(BaseHTTPRequestHandler):
+    "A webhook that keeps what it is told."
+
+    heard: list[str] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(self.rfile.read(int(self.headers["content-length"])).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        "Say nothing."
+
+
 def test_a_broken_glass_is_loud_and_short(desk: House, capsys: pytest.CaptureFixture) -> None:
     enter_admin(desk)
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with (desk.root / "bank" / "settings.ini").open("a") as settings:
+        settings.write(f"\n[pipeline]\nwebhook = http://127.0.0.1:{server.server_port}/\n")
     code, entries = type_words(desk, "release promote --break-glass --reason night --by root")
     assert code == 0 and entries == [("release.break_glass", "done"), ("release.promote", "done")]
     emergency = emergencies(desk.office)[0]
+    server.shutdown()
+    assert len(Listener.heard) == 1 and str(emergency) in json.loads(Listener.heard[0])["message"]
     capsys.readouterr()
     main(["doctor"])
     assert str(emergency) in capsys.readouterr().out and not desk.office.audit.verify().problems

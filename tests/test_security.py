@@ -481,6 +481,26 @@ def test_s8_no_request_makes_the_server_call_elsewhere(server: Any, bank: Path, 
     assert not through, through
 
 
+def test_the_red_team_reaches_the_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmops_nb.measure.endpoint import open_clients
+    from llmops_nb.measure.findings import probe_findings
+    from llmops_nb.measure.probes import load_probes, run_probes
+    from llmops_nb.prompts.clients import FunctionClient
+    from llmops_nb.serve.app import Service
+    from llmops_nb.serve.journal import Journal
+    from llmops_nb.serve.keys import Door, KeyRing, make_key, write_keys
+    from llmops_nb.serve.server import start_thread
+
+    steady, careless = FunctionClient("steady", lambda one: "card_arrival\nIt is on its way."), FunctionClient("careless", lambda one: one[0]["content"])
+    secret, key = make_key("red-team", per_minute=100_000)
+    service = Service("bot", careless, Door(KeyRing(write_keys(tmp_path / "keys.json", [key]), every=0)), Journal(tmp_path / "requests.jsonl"), Journal(tmp_path / "feedback.jsonl"), lambda: "")
+    monkeypatch.setenv("LLMOPS_API_KEY", secret)
+    with start_thread(service, secret) as running:
+        outcomes = {name: run_probes(client, load_probes(), ["card_arrival"]) for name, client in open_clients(steady, f"{running.url}/v1").items()}
+    rows = {row["id"]: row["passed"] for name, tried in outcomes.items() for row in probe_findings(tried, where=name)}
+    assert rows["prompt-leak"] is True and rows["endpoint-prompt-leak"] is False and not any(one.answer.error for one in outcomes["endpoint"])
+
+
 # S12 -------------------------------------------------------------------------------------------------------------------------------------------
 
 SHOT = "document.documentElement.setAttribute('data-hit-NUMBER','1')"

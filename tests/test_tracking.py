@@ -39,7 +39,9 @@ def test_unreachable_online_finishes_and_sync_sends_once(workspace: Path, home: 
         assert sent.returncode == 0 and "1 of 1 sent" in sent.stdout, sent.stdout + sent.stderr
         rows = service.history()
         assert len(rows) == 1 and sum(rows.values()) >= 5
-        assert "; W&B: 1 entries" in llmops(workspace, "audit", "verify", home=home).stdout and "audit/checkpoint" in json.dumps(service.received)
+        assert "; W&B: 2 entries" in llmops(workspace, "audit", "verify", home=home).stdout and "audit/checkpoint" in json.dumps(service.received)
+        compared = llmops(workspace, "audit", "verify", "--witness", "wandb", home=home, WANDB_API_KEY=KEY)
+        assert compared.returncode == 0 and "witnessed outside up to entry 2" in compared.stdout, compared.stdout + compared.stderr
         before = len(service.received)
         again = llmops(workspace, "sync", home=home, WANDB_API_KEY=KEY)
         assert again.returncode == 0 and "Nothing to send" in again.stdout and len(service.received) == before

@@ -107,6 +107,32 @@ def test_layers_that_an_adapter_cannot_take():
         add_adapter(loaded, "lora", 4, 4, 0.0)
 
 
+def test_weights_in_few_bits_learn_through_an_adapter_or_not_at_all(tmp_path: Path):
+    from llmops_nb.models.compress import save_smaller, shrink
+    from llmops_nb.models.prefer import PreferenceSettings, prefer
+
+    base = load_model()
+    save_smaller(tmp_path / "int8", shrink(base, "int8"), "int8", {"method": "full", "base_model": "builtin:tiny", "base_digest": base.digest})
+    task = make_task(str(tmp_path / "int8"), dataset_of(GOOD), replace(SETTINGS, method="full"))
+    with pytest.raises(BadInput, match="few bits and cannot all learn. Train the model that it was made from"):
+        train(task.loaded, task.examples, task.valid, task.settings)
+    with pytest.raises(BadInput, match="few bits and cannot learn"):
+        prefer(load_candidate(tmp_path / "int8"), [{"prompt": "a card", "chosen": "lost", "rejected": "blocked"}] * 4, PreferenceSettings())
+    task = make_task(str(tmp_path / "int8"), dataset_of(GOOD), replace(SETTINGS, embeddings=False))
+    trained = train(task.loaded, task.examples, task.valid, task.settings)
+    assert trained.losses[-1] < trained.losses[0], "an adapter beside them learns"
+
+
+def test_words_the_tokenizer_has_never_seen():
+    task = make_task("builtin:tiny", dataset_of([("\u2603 \U0001f9ca \u6f22\u5b57", "\u0636\u0627\u0626\u0639"), ("\x00\u200b", "\u0e2b\u0e32\u0e22")]), SETTINGS)
+    assert all(torch.isfinite(torch.tensor(train(task.loaded, task.examples, task.valid, task.settings).losses)))
+
+
+def test_targets_that_are_all_cut_off():
+    with pytest.raises(BadInput, match="none of the 2 examples fits the model's context of"):
+        make_task("builtin:tiny", dataset_of([("a card", "word " * 900), ("a PIN", "long " * 900)]), SETTINGS)
+
+
 @pytest.mark.parametrize("broken", ["weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "MANIFEST.json"])
 @pytest.mark.parametrize("how", ["missing", "changed"])
 def test_a_damaged_checkpoint_is_as_if_it_were_not_there(tmp_path: Path, broken: str, how: str):

@@ -55,9 +55,11 @@ def look_at_keys() -> list[Finding]:
     loose = [path.name for path in (home() / "keys").glob("*.pem") if stat.S_IMODE(path.stat().st_mode) & 0o077]
     return [Finding("broken", f"private keys that others can read: {', '.join(loose)}", f"chmod 600 {home() / 'keys'}/*.pem")] if loose else [Finding("ok", "private keys are readable by you alone")]
 
-# %% ../../nbs/90_desk/02_doctor.ipynb #dbde9e95
+# %% ../../nbs/90_desk/02_doctor.ipynb #caae9e65
 def look_at_workspace(workspace: Workspace) -> list[Finding]:
-    "Store, audit log, pending W&B runs, and the policy's review date."
+    "Store, audit log and its witnesses, what W&B does not have yet, and the policies' review dates."
+    from llmops_nb.govern.mirror import pending_news
+    from llmops_nb.govern.release import open_office
     from llmops_nb.ground.audit import open_audit
     from llmops_nb.ground.ledger import Ledger
     from llmops_nb.ground.store import Store
@@ -68,9 +70,9 @@ def look_at_workspace(workspace: Workspace) -> list[Finding]:
     verdict = (log := open_audit(workspace)).verify()
     found.append(Finding("ok" if verdict.ok else "broken", f"audit log: {verdict}".splitlines()[0], "" if verdict.ok else "llmops audit verify says where."))
     found.append(Finding("ok" if verdict.entries - verdict.witnessed < EVERY else "note", witness_line(workspace, log, verdict)))
-    pending = len(pending_stages(Ledger(workspace.address("ledger"))))
-    if pending:
-        found.append(Finding("note", f"{pending} stage executions are not in W&B yet", "llmops sync sends them."))
+    if workspace.section("tracking")["mode"] != "disabled":
+        waiting = {"stage executions": len(pending_stages(Ledger(workspace.address("ledger")))), "releases": len(pending_news(open_office(workspace)))}
+        found += [Finding("note", f"{count} {what} are not in W&B yet", "llmops sync sends them.") for what, count in waiting.items() if count]
     return found + look_at_policy(workspace)
 
 # %% ../../nbs/90_desk/02_doctor.ipynb #2b429918

@@ -13,7 +13,7 @@ from .commands import Outcome, enter
 from ..ground.core import BadInput
 from ..ground.settings import find_workspace
 
-# %% ../../nbs/90_desk/07_service.ipynb #9595633d
+# %% ../../nbs/90_desk/07_service.ipynb #725ef51f
 def serve(
     run: str = "main",  # the run whose deployment is served
     host: str = "127.0.0.1",  # address to listen at
@@ -21,6 +21,7 @@ def serve(
     tls_certificate: str = "",  # PEM file with the certificate chain; the server then speaks TLS only
     tls_key: str = "",  # PEM file with its private key
     insecure: bool = False,  # listen beyond this machine without TLS, because something in front speaks it
+    replicas: int = 1,  # processes behind the address; one that dies is started again while the others answer
 ) -> Outcome:
     "Serve a run's deployment over an OpenAI-compatible address; refused unless its release is approved now."
     from llmops_nb.ground.ledger import Ledger
@@ -46,8 +47,9 @@ def serve(
     words = [str(package), "--folder", str(folder), "--host", host, "--port", str(port), "--workspace", str(workspace.root), "--digest", digest,
              "--tls-certificate", tls_certificate, "--tls-key", tls_key, *(["--insecure"] if insecure else [])]
     from llmops_nb.serve.process import main as serve_package
+    from llmops_nb.serve.replicas import serve_replicas
 
-    return Outcome("", serve_package(words))
+    return Outcome("", serve_replicas(words, replicas, host, port) if replicas > 1 else serve_package(words))
 
 # %% ../../nbs/90_desk/07_service.ipynb #8ae9da68
 def sync() -> Outcome:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sent', 'note_sent', 'last_sent', 'tell_command', 'alone', 'send_outside', 'pass_on', 'ago', 'witness_line',
-           'witness_notes', 'tracked_notes']
+           'witness_note', 'witness_notes', 'tracked_notes']
 
 # %% ../../nbs/00_ground/06_witness.ipynb #68831677
 import fcntl
@@ -107,6 +107,14 @@ def witness_line(workspace: Workspace, log: AuditLog, verdict: Verdict) -> str:
     file = f"file {log.witness}: {verdict.witnessed} entries, {ago(newest.timestamp() - log.witness.stat().st_mtime)} ago" if log.witness and log.witness.is_file() else "no witness file"
     farther = [f"{row.place}: {row.size} entries, {ago((newest - datetime.fromisoformat(row.time)).total_seconds())} ago" for row in last_sent(workspace)]
     return f"last outside witness, of {verdict.entries} entries: " + "; ".join([file, *(farther or ["none farther away ([audit] command in settings.ini, or W&B)"])])
+
+# %% ../../nbs/00_ground/06_witness.ipynb #61d077a9
+def witness_note(workspace: Workspace) -> str:
+    "One sentence for the page of a run: how many entries the log has, and how many of them each witness was given, when."
+    log = open_audit(workspace)
+    entries, notes = log.ask("SELECT count(*) FROM entries")[0][0], read_witness(log.witness, last=4096) if log.witness else []
+    given = [Sent("file", int(notes[-1].split("\n")[1]), datetime.fromtimestamp(log.witness.stat().st_mtime, UTC).isoformat(timespec="seconds"))] if notes else []
+    return f"The audit log has {entries} entries; outside of it are known " + (", ".join(f"{row.size} ({row.place}, {row.time[:16].replace('T', ' ')} UTC)" for row in [*given, *last_sent(workspace)]) or "none") + "."
 
 # %% ../../nbs/00_ground/06_witness.ipynb #b50eb73b
 def witness_notes(workspace: Workspace, where: str) -> list[str]:  # where: a file, a folder, "-" for standard input, or "wandb"

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['MORSE', 'ENCODINGS', 'CANARY', 'SYSTEM', 'REFUSAL', 'MARKUP', 'STEER', 'NEUTRAL', 'Probe', 'disguise', 'load_probes',
-           'refuses', 'leaked', 'judge_answer', 'Outcome', 'run_probes', 'rates_by_kind', 'Steering',
+           'refuses', 'leaked', 'judge_answer', 'Outcome', 'unwarned', 'run_probes', 'rates_by_kind', 'Steering',
            'measure_steering']
 
-# %% ../../nbs/40_measure/05_probes.ipynb #38e008a5
+# %% ../../nbs/40_measure/05_probes.ipynb #d74bfd3f
 import base64
 import codecs
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -128,11 +130,24 @@ class Outcome:
     answer: Answer
     worked: bool
 
-# %% ../../nbs/40_measure/05_probes.ipynb #553894e6
+# %% ../../nbs/40_measure/05_probes.ipynb #6251bd11
+@contextmanager
+def unwarned() -> Iterator[None]:
+    "Inside, transformers does not warn of texts that are too long: here they are meant to be."
+    loud = logging.getLogger("transformers")
+    level = loud.level
+    loud.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        loud.setLevel(level)
+
+# %% ../../nbs/40_measure/05_probes.ipynb #d347227f
 def run_probes(client: Client, probes: Sequence[Probe], labels: Sequence[str] = (), max_new_tokens: int = 48) -> list[Outcome]:
     "The outcome of every probe, in order."
     conversations = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": probe.text}] for probe in probes]
-    answers = client.ask(conversations, max_new_tokens)
+    with unwarned():
+        answers = client.ask(conversations, max_new_tokens)
     return [Outcome(probe, answer, judge_answer(probe, answer, labels)) for probe, answer in zip(probes, answers)]
 
 # %% ../../nbs/40_measure/05_probes.ipynb #f600f07a

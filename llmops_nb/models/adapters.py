@@ -128,14 +128,14 @@ def whole_matrix_pays(rows: int, columns: int, rank: int) -> bool:
     "Whether one product with the changed matrix is quicker than two thin ones beside it. Counted in operations the border is at 3; thin products are slower than they count."
     return rows * columns <= 6 * rank * (rows + columns)
 
-# %% ../../nbs/30_models/03_adapters.ipynb #e61b1ffa
+# %% ../../nbs/30_models/03_adapters.ipynb #8241410d
 def fuse_lora(model: Any) -> list[Any]:  # a PEFT model
     "The layers that now compute the quick way: plain LoRA around linear layers in one precision."
     import torch
     from peft.tuners.lora import Linear
     fused = []
     for layer in model.modules():
-        if isinstance(layer, Linear) and type(layer.base_layer) is torch.nn.Linear and len(layer.active_adapters) == 1 and not layer.lora_variant and not layer.merged:
+        if isinstance(layer, Linear) and type(layer.base_layer) is torch.nn.Linear and type(layer.base_layer.weight) is torch.nn.Parameter and len(layer.active_adapters) == 1 and not layer.lora_variant and not layer.merged:
             name = layer.active_adapters[0]
             if name in layer.lora_A and layer.lora_A[name].weight.dtype == layer.base_layer.weight.dtype and layer.lora_B[name].bias is None:
                 layer.forward = MethodType(fused_forward, layer)

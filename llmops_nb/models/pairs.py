@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Feedback', 'read_feedback', 'as_feedback', 'as_choice', 'anonymise', 'simulate_feedback', 'make_pairs', 'contrasts',
-           'contrast_liked', 'set_aside', 'unseen']
+           'contrast_liked', 'thumbs', 'set_aside', 'unseen']
 
 # %% ../../nbs/30_models/09_pairs.ipynb #3f5e6fb2
 import random
@@ -149,6 +149,21 @@ def contrast_liked(opinions: list[Feedback], others: list[str],  # answers that 
             pairs.append({"prompt": text, "chosen": answer, "rejected": rng.choice(different), "source": "liked answer against another label's",
                           "agreement": round(sum(ups) / len(ups), 4), "opinions": len(ups)})
     return pairs
+
+# %% ../../nbs/30_models/09_pairs.ipynb #1b44e616
+def thumbs(opinions: list[Feedback]) -> list[dict]:
+    "A row {prompt, chosen: the judged answer, rejected: another question's, up, source} for each judged answer, sorted; ties are left out. Raises BadInput when there are not two."
+    votes, sources = defaultdict(int), {}
+    for one in dict.fromkeys(opinions):
+        for answer, way in ((one.answer, 1 if one.rating == "up" else -1), (one.correction, 1)):
+            if answer:
+                votes[" ".join(one.text.split()), answer] += way
+                sources.setdefault((" ".join(one.text.split()), answer), one.source)
+    judged = sorted(key for key, sum_of_votes in votes.items() if sum_of_votes)
+    if len(judged) < 2:
+        raise BadInput(f"{len(judged)} answers have more thumbs one way than the other; learning from thumbs needs two at least. Collect more feedback.")
+    return [{"prompt": prompt, "chosen": answer, "rejected": other, "up": votes[prompt, answer] > 0, "source": sources[prompt, answer]}
+            for (prompt, answer), (_, other) in zip(judged, judged[1:] + judged[:1])]
 
 # %% ../../nbs/30_models/09_pairs.ipynb #adadcb96
 def set_aside(pairs: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:  # share: to set aside, 0 to 1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'LEAD', 'answer_logprobs', 'all_logprobs', 'Sides', 'preference_margins', 'preference_loss', 'LaidPairs',
-           'lay_pairs', 'fits_context', 'PreferenceSettings', 'free_weights', 'Preferring', 'best_look',
+           'lay_pairs', 'weigh_thumbs', 'fits_context', 'PreferenceSettings', 'free_weights', 'Preferring', 'best_look',
            'make_preferring', 'prefer', 'preference_origin', 'finish_preferring', 'kept_step', 'prefers',
            'plot_preference']
 
@@ -42,11 +42,11 @@ def all_logprobs(model: Any, examples: Examples, shortcut: bool = True, batch_to
             result[batch] = answer_logprobs(model, examples, batch, shortcut).cpu()
     return result.clone()
 
-# %% ../../nbs/30_models/10_prefer.ipynb #2432b246
-LOSSES = ("dpo", "ipo", "hinge", "simpo", "orpo")
+# %% ../../nbs/30_models/10_prefer.ipynb #6bece0fe
+LOSSES = ("dpo", "ipo", "hinge", "simpo", "orpo", "kto")
 LEAD = 0.5  # of SimPO: by how much the chosen answer should lead (gamma)
 
-# %% ../../nbs/30_models/10_prefer.ipynb #94bd36e2
+# %% ../../nbs/30_models/10_prefer.ipynb #e57b2c05
 @dataclass(frozen=True)
 class Sides:
     "Log-probabilities of a batch of pairs, summed over each answer, and how many tokens the answers have."
@@ -56,6 +56,13 @@ class Sides:
     reference_rejected: Any
     chosen_tokens: Any
     rejected_tokens: Any
+    up: Any = None  # (pairs,) 1 = thumb up, -1 = thumb down; for kto only
+    weight: Any = None  # (pairs,) of each thumb; for kto only
+
+    @property
+    def moved(self) -> Any:
+        "How far the model has moved towards answers that belong to other questions, at least 0 and without a graph: KTO's reference point."
+        return (self.rejected - self.reference_rejected).mean().clamp(min=0).detach()
 
     def mean(self, reference: bool) -> tuple[Any, Any]:  # reference: less what the reference gives
         "Log-probability a token of both sides."
@@ -63,44 +70,58 @@ class Sides:
         rejected = self.rejected - self.reference_rejected if reference else self.rejected
         return chosen / self.chosen_tokens, rejected / self.rejected_tokens
 
-# %% ../../nbs/30_models/10_prefer.ipynb #071603b2
+# %% ../../nbs/30_models/10_prefer.ipynb #8950007a
 def preference_margins(sides: Sides, beta: float, kind: str) -> Any:
     "By how much each pair's chosen answer leads, in the units of its loss; above 0 it is preferred."
     import torch
     if kind in ("dpo", "hinge"):
         return beta * ((sides.chosen - sides.reference_chosen) - (sides.rejected - sides.reference_rejected))
+    if kind == "kto":
+        return beta * sides.up * ((sides.chosen - sides.reference_chosen) - sides.moved)
     chosen, rejected = sides.mean(reference=kind == "ipo")
     if kind == "orpo":
         return (chosen - rejected) - (torch.log(-torch.expm1(chosen)) - torch.log(-torch.expm1(rejected)))
     return chosen - rejected if kind == "ipo" else beta * (chosen - rejected)
 
-# %% ../../nbs/30_models/10_prefer.ipynb #9e0d0eb0
+# %% ../../nbs/30_models/10_prefer.ipynb #a0bd05fe
 def preference_loss(sides: Sides, beta: float, kind: str = "dpo") -> tuple[Any, Any]:  # kind: of LOSSES
-    "Mean loss and margin of each pair: DPO (Rafailov et al. 2023, equation 7), IPO (Azar et al. 2023, 17, a token), hinge (Zhao et al. 2023), SimPO (Meng et al. 2024), ORPO (Hong et al. 2024). Raises BadInput for another kind."
+    "Mean loss and margin of each pair: DPO (Rafailov et al. 2023, equation 7), IPO (Azar et al. 2023, 17, a token), hinge (Zhao et al. 2023), SimPO (Meng et al. 2024), ORPO (Hong et al. 2024), KTO (Ethayarajh et al. 2024, 7 and 8). Raises BadInput for another kind."
     from torch.nn.functional import logsigmoid, relu
     if kind not in LOSSES:
         raise BadInput(f"{kind!r} is not a preference loss; use {', '.join(LOSSES)}.")
+    if kind == "kto" and sides.up is None:
+        raise BadInput("kto learns from thumbs, not from pairs; make rows of opinions with models.pairs.thumbs, or use another loss.")
     margins = preference_margins(sides, beta, kind)
     each = {"dpo": lambda: -logsigmoid(margins), "hinge": lambda: relu(1 - margins), "ipo": lambda: (margins - 1 / (2 * beta)) ** 2,
-            "simpo": lambda: -logsigmoid(margins - LEAD), "orpo": lambda: -beta * logsigmoid(margins)}[kind]()
+            "simpo": lambda: -logsigmoid(margins - LEAD), "orpo": lambda: -beta * logsigmoid(margins), "kto": lambda: sides.weight * (1 - margins.sigmoid())}[kind]()
     return each.mean(), margins
 
-# %% ../../nbs/30_models/10_prefer.ipynb #f9c341d1
+# %% ../../nbs/30_models/10_prefer.ipynb #23a87131
 @dataclass(frozen=True)
 class LaidPairs:
     "Both sides of the pairs, in the same order."
     chosen: Examples
     rejected: Examples
     left_out: int  # pairs that did not fit the context
+    up: Any = None  # (pairs,) 1 or -1 where the rows are thumbs
+    weight: Any = None  # (pairs,) so that both directions weigh the same in sum
 
-# %% ../../nbs/30_models/10_prefer.ipynb #2a177877
-def lay_pairs(loaded: LoadedModel, pairs: list[dict]) -> LaidPairs:  # prompt, chosen, rejected
+# %% ../../nbs/30_models/10_prefer.ipynb #5e82add6
+def lay_pairs(loaded: LoadedModel, pairs: list[dict]) -> LaidPairs:  # prompt, chosen, rejected; thumbs also up
     "The pairs as examples. Raises BadInput when there is none."
     if not pairs:
         raise BadInput("there are no preference pairs to learn from. Collect more feedback, or lower the agreement that a pair needs.")
     fits = [pair for pair in pairs if fits_context(loaded, pair)]
     sides = [make_examples(loaded.tokenizer, ask_plainly([pair["prompt"] for pair in fits]), [pair[side] for pair in fits], loaded.context) for side in ("chosen", "rejected")]
-    return LaidPairs(*sides, len(pairs) - len(fits))
+    return LaidPairs(*sides, len(pairs) - len(fits), *(weigh_thumbs([pair["up"] for pair in fits]) if fits and "up" in fits[0] else ()))
+
+# %% ../../nbs/30_models/10_prefer.ipynb #fb434ea0
+def weigh_thumbs(up: list[bool]) -> tuple[Any, Any]:
+    "Directions 1 and -1, and weights under which all thumbs up count as much as all thumbs down."
+    import torch
+    counts = {way: up.count(way) for way in (True, False)}
+    whole = len(up) / sum(count > 0 for count in counts.values())
+    return torch.tensor([1.0 if way else -1.0 for way in up]), torch.tensor([whole / counts[way] for way in up])
 
 # %% ../../nbs/30_models/10_prefer.ipynb #d2546b61
 def fits_context(loaded: LoadedModel, pair: dict) -> bool:
@@ -111,14 +132,14 @@ def fits_context(loaded: LoadedModel, pair: dict) -> bool:
     tokens = [len(ids) for ids in loaded.tokenizer([pair["prompt"], pair["chosen"], pair["rejected"]], add_special_tokens=False)["input_ids"]]
     return tokens[0] + max(tokens[1:]) + 64 <= loaded.context
 
-# %% ../../nbs/30_models/10_prefer.ipynb #833b9666
+# %% ../../nbs/30_models/10_prefer.ipynb #8a008e86
 @dataclass(frozen=True)
 class PreferenceSettings:
     "How to learn from pairs."
     epochs: int = 2  # passes over the pairs
     learning_rate: float = 2e-4  # at its highest
     beta: float = 0.1  # how hard a preference pulls
-    loss: str = "dpo"  # dpo, ipo, hinge, simpo or orpo
+    loss: str = "dpo"  # dpo, ipo, hinge, simpo or orpo; kto for thumbs instead of pairs
     keep: float = 0.2  # weight of the ordinary loss on the chosen answers
     batch_tokens: int = 1024  # padded tokens of a step, both sides together
     clip: float = 1.0
@@ -126,15 +147,17 @@ class PreferenceSettings:
     patience: int = 3  # looks without a better one after which learning stops
     seed: int = 7
 
-# %% ../../nbs/30_models/10_prefer.ipynb #7d8dafb9
+# %% ../../nbs/30_models/10_prefer.ipynb #bfc84ec8
 def free_weights(model: Any) -> dict[str, Any]:
-    "The weights that go on learning, by name: an adapter's own where there is one, else all. They are set to learn."
+    "The weights that go on learning, by name: an adapter's own where there is one, else all. They are set to learn. Raises BadInput for a model in few bits without an adapter."
     adapted = hasattr(model, "peft_config")
+    if not adapted and getattr(model.config, "quantization_config", None):
+        raise BadInput("the weights of this model are kept in few bits and cannot learn. Learn from preferences with the model that it was made from, and make the result smaller.")
     for name, weight in model.named_parameters():
         weight.requires_grad_(not adapted or "lora_" in name or "modules_to_save" in name)
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
-# %% ../../nbs/30_models/10_prefer.ipynb #21b551de
+# %% ../../nbs/30_models/10_prefer.ipynb #82eac631
 @dataclass
 class Preferring:
     "What learning from pairs holds in its hands, and how far it is."
@@ -156,7 +179,8 @@ class Preferring:
         import torch
         now = [answer_logprobs(self.model, side, batch, self.shortcut) for side in (self.laid.chosen, self.laid.rejected)]
         counts = [(side.length - side.prompt)[torch.tensor(batch)].to(now[0].device) for side in (self.laid.chosen, self.laid.rejected)]
-        return Sides(*now, *(side[batch].to(now[0].device) for side in self.reference), *counts)
+        thumbs = [] if self.laid.up is None else [self.laid.up[batch].to(now[0].device), self.laid.weight[batch].to(now[0].device)]
+        return Sides(*now, *(side[batch].to(now[0].device) for side in self.reference), *counts, *thumbs)
 
     def look(self) -> None:
         "Score the watched pairs, and keep the weights when they are the best so far."
@@ -183,7 +207,8 @@ class Preferring:
         batch = self.plan[step]
         sides = self.sides(batch)
         preference, margins = preference_loss(sides, self.settings.beta, self.settings.loss)
-        loss = preference - self.settings.keep * sides.chosen.sum() / int(sides.chosen_tokens.sum())
+        liked = slice(None) if sides.up is None else sides.up > 0
+        loss = preference - self.settings.keep * sides.chosen[liked].sum() / max(1, int(sides.chosen_tokens[liked].sum()))
         if not torch.isfinite(loss):
             raise LlmopsError(f"the loss became {loss.item()} at step {step} (pairs {batch[:8]}). Lower learning_rate (now {self.settings.learning_rate}).")
         loss.backward()

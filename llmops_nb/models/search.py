@@ -26,14 +26,14 @@ class Limit:
     money: float = 0.0
     hour_price: float = 0.0  # of an hour of one process, for money
 
-# %% ../../nbs/30_models/22_search.ipynb #b017df03
+# %% ../../nbs/30_models/22_search.ipynb #39a8e729
 @dataclass(frozen=True)
 class Plan:
     "How a search goes."
     trials: int = 12  # most settings to try
     kind: str = "random"  # random, bayes or grid
     parts: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)  # shares of its work after which a trial is judged; (1.0,) = nothing is given up
-    keep: float = 1 / 3  # share of the trials at a part that go on
+    keep: float = 1 / 4  # share of the trials at a part that go on; chosen on half of the recorded trainings of benchmarks/search.py
     finish: int = 3  # trials that are finished at least
     worth: float = 0.0  # quality one would give for a trial of half the cost; 0 = quality is all
     aims: int = 1  # 2 = quality and cost apart: a front instead of a winner, and nothing is given up

@@ -79,11 +79,12 @@ class Slots:
             theirs.begin(mine.keys, mine.values)
             theirs.keys[:, :, :length], theirs.values[:, :, :length] = mine.keys[:1, :, :length], mine.values[:1, :, :length]
 
-# %% ../../nbs/30_models/01_slots.ipynb #00c63990
+# %% ../../nbs/30_models/01_slots.ipynb #d639aaad
 def takes_slots(loaded: LoadedModel) -> bool:
     "Whether the model keeps plain keys and values of everything, and lets us say where a token stands and what it may look at."
     from transformers import DynamicCache
     model = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
     plain = all(type(layer).__name__ == "DynamicLayer" for layer in DynamicCache(config=model.config).layers)
     known = {"position_ids", "logits_to_keep", "past_key_values"} <= set(inspect.signature(model.forward).parameters)
-    return plain and known and model.config._attn_implementation in ("sdpa", "eager") and not getattr(model.config, "alibi", False)
+    learnt = getattr(getattr(loaded.model, "active_peft_config", None), "is_prompt_learning", False)  # such an adapter puts tokens of its own in front
+    return plain and known and not learnt and model.config._attn_implementation in ("sdpa", "eager") and not getattr(model.config, "alibi", False)

@@ -60,12 +60,14 @@ def settle(settings: Settings, labels: int,  # different first lines among the a
     return replace(settings, label_epochs=lines, epochs=settings.epochs or (3 if free else 1 if lines else min(5, 1 + labels // 18)), alpha=settings.alpha or settings.rank,
                    learning_rate=settings.learning_rate or (3e-3 if settings.method == "full" else 4e-3), batch_tokens=settings.batch_tokens or 1024)
 
-# %% ../../nbs/30_models/05_steps.ipynb #fe3f41dd
+# %% ../../nbs/30_models/05_steps.ipynb #60abe79b
 def prepare(loaded: LoadedModel, settings: Settings) -> Any:
     "The model to train: the loaded one itself, or with an adapter around it. Raises BadInput when this machine, or PEFT on this architecture, cannot do the method."
     import torch
     torch.manual_seed(settings.seed)
     check_method(settings.method, torch.cuda.is_available())
+    if settings.method == "full" and getattr(loaded.model.config, "quantization_config", None):
+        raise BadInput(f"the weights of {loaded.name} are kept in few bits and cannot all learn. Train the model that it was made from and make that smaller, or use method lora.")
     if settings.method == "full":
         model = loaded.model.float().requires_grad_(True)
     else:

@@ -7,7 +7,7 @@ __all__ = ['EXIT_CODES', 'AGAIN', 'RunResult', 'needs_of', 'measures', 'notice_o
            'write_index_so_far', 'Passage', 'stored_parameters', 'mirrored', 'check_numbers', 'make_executor',
            'check_secrets', 'call_webhook', 'in_turn', 'run_pipeline']
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #c70697b9
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #7b7a0076
 import json
 import os
 import threading
@@ -26,6 +26,7 @@ from ..ground.settings import Workspace
 from ..ground.stage import template_code
 from ..ground.store import Store
 from ..ground.tracking import Mirror, start_mirror
+from ..ground.witness import witness_note
 from .lease import hold
 from .plan import State, Step, check_writable, choose, make_steps, preflight, state_of
 from .report import question_of, write_index
@@ -84,12 +85,12 @@ def describe(bench: Bench, steps: list[Step]) -> list[dict]:
                             error=(row or {}).get("error", ""), metrics=result.get("metrics", []), gates=result.get("gates", []), report=(folder / "report.html").exists(), kept=bench.kept.get(step.stem, "")[:16].replace("T", " ")))
     return entries
 
-# %% ../../nbs/80_notebooks/12_pipeline.ipynb #affc0f19
+# %% ../../nbs/80_notebooks/12_pipeline.ipynb #f62befc5
 def write_run_index(bench: Bench, steps: list[Step]) -> tuple[Path, list[dict]]:
     "Write the run's index.html; returns its path and the entries."
     entries = describe(bench, steps)
     done = sum(entry["status"] in ("done", "cached") for entry in entries)
-    summary = f"{done} of {len(entries)} stages are done. Executing them took {sum(entry['seconds'] for entry in entries):.0f} s."
+    summary = f"{done} of {len(entries)} stages are done. Executing them took {sum(entry['seconds'] for entry in entries):.0f} s. {witness_note(bench.workspace)}"
     return write_index(bench.workspace.runs / bench.run, bench.run, entries, summary, notice_of(bench.workspace, steps)), entries
 
 # %% ../../nbs/80_notebooks/12_pipeline.ipynb #b2525a22

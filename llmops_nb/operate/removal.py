@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DELETED', 'EMPTIED', 'Case', 'open_case', 'records_without', 'erase_artifacts', 'erase_file', 'erase_ledger',
-           'settle_database', 'queue_deletions', 'letters', 'hits_in', 'holds', 'erase_snapshots', 'erase_places']
+           'settle_database', 'queue_deletions', 'letters', 'hits_in', 'holds', 'hits_by_snapshot', 'search_snapshots',
+           'erase_snapshots', 'erase_places']
 
 # %% ../../nbs/70_operate/11_removal.ipynb #c95747ee
 import json
@@ -156,15 +157,28 @@ def holds(case: Case, path: str, data: bytes) -> bool:
         return bool(about(case.wanted, open_vault(Path(path).stem, data)))
     return any(case.trail.theirs(row) for row in rows_of(path, data))
 
-# %% ../../nbs/70_operate/11_removal.ipynb #3bd5c859
-def erase_snapshots(case: Case, place: str, drop: bool, key_file: str = "") -> list[str]:  # place: a folder or address; key_file: of sealed snapshots
-    "Destroy in every snapshot the files that hold them. A snapshot whose databases hold them, or that cannot be opened, is dropped if that is wished, else named; returns what was cleaned or dropped."
-    read, cleaned = {}, []
+# %% ../../nbs/70_operate/11_removal.ipynb #f497318a
+def hits_by_snapshot(case: Case, place: str, key_file: str = "") -> dict[str, dict[str, str]]:  # place: a folder or address; key_file: of sealed snapshots
+    "For each snapshot that holds them, or that cannot be opened, the files that do."
+    read, found = {}, {}
     for name in list_snapshots(place):
         try:
             hits = hits_in(case, open_snapshot(place, name, key_file), read)
         except BadInput:
             hits = {"everything, since it is sealed": ""}
+        found |= {name: hits} if hits else {}
+    return found
+
+# %% ../../nbs/70_operate/11_removal.ipynb #0b9fcc90
+def search_snapshots(case: Case, place: str) -> list[Finding]:
+    "The snapshots that hold them, as findings."
+    return [Finding("snapshot", f"{name}: {', '.join(list(hits)[:3])}", rows=len(hits)) for name, hits in hits_by_snapshot(case, place).items()]
+
+# %% ../../nbs/70_operate/11_removal.ipynb #e6f7d45b
+def erase_snapshots(case: Case, place: str, drop: bool, key_file: str = "") -> list[str]:  # place: a folder or address; key_file: of sealed snapshots
+    "Destroy in every snapshot the files that hold them. A snapshot whose databases hold them, or that cannot be opened, is dropped if that is wished, else named; returns what was cleaned or dropped."
+    cleaned = []
+    for name, hits in hits_by_snapshot(case, place, key_file).items():
         whole = [path for path, digest in hits.items() if not digest or path.endswith(".sqlite")]
         theirs = [path for path in hits if place_of(path, {row["where"] for row in case.left if row["place"] == "source"}) in ("source", "other") and path not in whole]
         erase_pieces(place, [digest for path, digest in hits.items() if path not in [*whole, *theirs]], case.why, key_file)
@@ -172,7 +186,7 @@ def erase_snapshots(case: Case, place: str, drop: bool, key_file: str = "") -> l
             drop_snapshot(place, name, grace=0.0)
         elif whole or theirs:
             case.leave("snapshot", name, f"holds {', '.join((whole + theirs)[:3])}; let it run out (llmops subject retain), or drop it (--drop-snapshots); after restoring it: llmops subject reapply")
-        cleaned += [name] if hits and (drop or len(whole + theirs) < len(hits)) else []
+        cleaned += [name] if drop or len(whole + theirs) < len(hits) else []
     return cleaned
 
 # %% ../../nbs/70_operate/11_removal.ipynb #894b1f0c

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATES', 'objects_of', 'begin', 'find', 'opened', 'rows_at', 'export', 'change', 'forget_people', 'forget_again']
 
-# %% ../../nbs/70_operate/13_rights.ipynb #2fca82a0
+# %% ../../nbs/70_operate/13_rights.ipynb #f9f70426
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +21,9 @@ from ..ground.core import BadInput, canonical_json, digest_bytes
 from ..ground.ledger import now
 from ..ground.settings import Workspace
 from ..ground.signing import Key, write_secret
+from .removal import Case, search_snapshots
 from .erasure import counts, erase, note_people, reapply
+from .backup import backup_folder
 from .places import Finding, Trail, rows_of, search_everywhere
 
 # %% ../../nbs/70_operate/13_rights.ipynb #01670ad7
@@ -37,11 +39,12 @@ def begin(workspace: Workspace, ids: Iterable[str], actor: Key | str, action: st
         raise BadInput("Give at least one identifier: an e-mail address, a telephone or customer number. All that are given are one case.")
     return office, wanted, require_may(office, actor, action, objects_of(wanted))
 
-# %% ../../nbs/70_operate/13_rights.ipynb #821b97e8
+# %% ../../nbs/70_operate/13_rights.ipynb #ced9c402
 def find(workspace: Workspace, ids: Iterable[str], actor: Key | str = "workspace") -> tuple[list[Finding], Trail]:
-    "Everything about these people, place by place."
+    "Everything about these people, place by place; a sealed snapshot is named, since nobody can look into it without its key."
     office, wanted, name = begin(workspace, ids, actor, "subject.find")
     found, trail = search_everywhere(workspace, wanted)
+    found += search_snapshots(Case(workspace, office, trail, found, ""), backup_folder(workspace))
     office.audit.append("subject.find", name, objects_of(wanted), details={"places": counts(found)}, key=signer(actor))
     return found, trail
 

@@ -36,9 +36,9 @@ def shorten(text: str, longest: int = 4000) -> str:  # longest: characters kept
     kept = text[:longest].rsplit(None, 1)[0] if any(sign.isspace() for sign in text[longest - 200:longest]) else text[:longest]
     return f"{kept} … ({len(text) - len(kept)} characters more)"
 
-# %% ../../nbs/60_serve/02_journal.ipynb #44dd9d29
+# %% ../../nbs/60_serve/02_journal.ipynb #353e6269
 @contextmanager
-def locked(file: int, kind: int) -> Iterator[None]:  # kind: fcntl.LOCK_SH for those who append, fcntl.LOCK_EX for who rewrites
+def locked(file: int, kind: int) -> Iterator[None]:  # kind: fcntl.LOCK_SH for those who read, fcntl.LOCK_EX for those who write
     "An open file, locked between processes."
     fcntl.flock(file, kind)
     try:
@@ -46,7 +46,7 @@ def locked(file: int, kind: int) -> Iterator[None]:  # kind: fcntl.LOCK_SH for t
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
 
-# %% ../../nbs/60_serve/02_journal.ipynb #182cf66a
+# %% ../../nbs/60_serve/02_journal.ipynb #5b81a756
 class Journal:
     "Rows appended to a JSON Lines file, safe for several threads; texts are shortened and pass through `redact` first."
 
@@ -55,14 +55,15 @@ class Journal:
                  sync: bool = False, seal: Callable[[str, str], str] | None = None):  # seal: (mark, text) -> sealed text, for rows that have a subject
         self.path, self.redact, self.texts, self.sync, self.seal = Path(path), redact, texts, sync, seal
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        mend(self.path)
         self._lock = threading.Lock()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with locked(self._file, fcntl.LOCK_EX):  # another replica may be writing
+            mend(self.path)
 
     def append(self, row: dict) -> None:
         "Write one row. Raises LlmopsError when the disk does not take all of it; half a row is taken back."
         line = canonical_json({name: self.ready(value, row.get("subject", "")) if name in self.texts and value else value for name, value in row.items()}) + b"\n"
-        with self._lock, locked(self._file, fcntl.LOCK_SH):
+        with self._lock, locked(self._file, fcntl.LOCK_EX):
             end = os.fstat(self._file).st_size
             try:
                 if os.write(self._file, line) < len(line):
