@@ -49,14 +49,14 @@ class Order:
 # %% ../../nbs/80_notebooks/10_work.ipynb #d6f84191
 WITHHELD = ("WANDB_API_KEY", "LLMOPS_PASSPHRASE", "PYTHONPATH", "MPLBACKEND")  # what a kernel does not inherit
 
-# %% ../../nbs/80_notebooks/10_work.ipynb #1105d7da
+# %% ../../nbs/80_notebooks/10_work.ipynb #eec8db3f
 def kernel_environment(workspace: Workspace, run: str, number: int, folder: Path) -> dict[str, str]:
     "The environment of a stage's kernel."
     section = workspace.section("pipeline")
     keep = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     stage = {"LLMOPS_WORKSPACE": str(workspace.root), "LLMOPS_RUN": run, "LLMOPS_STAGE_ID": str(number), "LLMOPS_STAGE_FOLDER": str(folder), "LLMOPS_SECRETS": section["secrets"]}
     steady = {"PYTHONHASHSEED": "0", "MKL_CBWR": "AVX2,STRICT", "OMP_NUM_THREADS": section["threads"], "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    quiet = {"WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+    quiet = {"WANDB_SILENT": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore::FutureWarning", "TORCHAO_FORCE_SKIP_LOADING_SO_FILES": "1"}
     return {**keep, **stage, **steady, **quiet}
 
 # %% ../../nbs/80_notebooks/10_work.ipynb #52bdef07
