@@ -37,7 +37,7 @@ quick: $(VENV)/.tools  ## what takes seconds
 	@$(BIN)/python -m pytest -m "not slow"
 
 soak: $(VENV)/.tools  ## every fault as often as a night allows (hours): LLMOPS_SEED=8 make soak for other random numbers
-	@LLMOPS_FAULTS=nightly $(BIN)/python -m pytest tests/faults
+	@LLMOPS_FAULTS=nightly $(BIN)/python -m pytest tests/faults tests/test_audit.py tests/test_governance.py tests/test_roles.py tests/test_security.py tests/test_subjects.py
 
 export: $(VENV)/.tools  ## notebooks -> library, README.md and environment.yml
 	@$(BIN)/nbdev-clean --fname nbs
