@@ -8,6 +8,7 @@ import pytest
 from house import House, build_house
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")  # else torchao prints two lines wherever transformers is imported
 DATA = Path(os.environ.get("LLMOPS_DATA", ROOT.parent / "shared" / "data"))
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from test_governance import House, house  # noqa: F401
+from house import House
 
 from llmops_nb.ground.core import BadInput, NotAllowed
 from llmops_nb.models.plan import Plan
@@ -50,7 +50,7 @@ def test_a_plan_above_the_budget_fails_its_gate(budget: float, fits: bool):
 
 
 @pytest.mark.parametrize("signers, approved", [(("alice", "bob"), True), (("alice",), False), ((), False)])
-def test_a_release_without_its_signatures_fails_its_gate(house: House, signers: tuple[str, ...], approved: bool):  # noqa: F811
+def test_a_release_without_its_signatures_fails_its_gate(house: House, signers: tuple[str, ...], approved: bool):
     import pandas as pd
 
     from llmops_nb.govern.approval import require_approved, verify_release

@@ -143,7 +143,7 @@ def test_production_needs_people(copy: Path):
     for name, role in (("alice", "evaluator"), ("bob", "risk_owner")):
         added = llmops(copy, "person", "add", name, "--roles", role, home=home, **signed)
         assert added.returncode == 0, added.stderr
-    first = llmops(copy, "sign", "alice", "--yes", "--statement", "read", home=home, **signed)
+    first = llmops(copy, "sign", "alice", "--yes", "--reason", "read", home=home, **signed)
     assert first.returncode == 0, first.stderr
     assert llmops(copy, "run", home=home).returncode == 4
     wrong = llmops(copy, "sign", "bob", "--yes", home=home, LLMOPS_PASSPHRASE="another")
