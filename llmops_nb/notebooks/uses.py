@@ -19,7 +19,7 @@ from .symbols import FILES, LIBRARY, Symbols, Unit, read_symbols, reference
 # %% ../../nbs/80_notebooks/01_uses.ipynb #ed41e800
 Place = tuple[str, str]  # module and definition
 
-# %% ../../nbs/80_notebooks/01_uses.ipynb #eac592c4
+# %% ../../nbs/80_notebooks/01_uses.ipynb #276370fa
 @dataclass
 class Library:
     "The modules in a package's folder, read when asked for."
@@ -80,7 +80,8 @@ class Library:
         if name == FILES:
             files = [self.recall(path, f"{module}.{path.stem}") for path in self.beside(module)]
             return [unit for found in files for unit in (*found.definitions.values(), found.statements)]
-        everything = [f"{module}:{other}" for other in (*symbols.definitions, *symbols.names)] + [f"{child}:*" for child in self.below(module)] if name == "*" else []
+        shared = [other for other, target in symbols.names.items() if not target.endswith(":")]  # a whole module that was imported is followed where it is used
+        everything = [f"{module}:{other}" for other in (*symbols.definitions, *shared)] + [f"{child}:*" for child in self.below(module)] if name == "*" else []
         return [Unit(uses=everything)] if name == "*" else [symbols.definitions[name] if name else symbols.statements]
 
     def next(self, place: Place) -> list[Place]:
