@@ -56,7 +56,7 @@ def test_reading_comprehension_is_scored_as_the_official_script_does(data_folder
 
 def test_every_task_in_the_data_folder_can_be_asked(data_folder: Path):
     names = list_tasks(data_folder)
-    assert {name.partition("/")[0] for name in names} == set(list_tasks()) and len(names) == 5 + 24
+    assert {name.partition("/")[0] for name in names} == set(list_tasks()) and len(names) == 6 + 24
     for name in names:
         task = load_task(name, data_folder)
         if task.recipe["score"]["scorer"] != "likelihood":

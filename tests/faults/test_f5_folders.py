@@ -35,6 +35,10 @@ def place(workspace: Path, home: Path):
     assert llmops(workspace, "run", "one", home=home).returncode == 0
     everybody(home, 0o777, 0o666)
     everybody(workspace, 0o777, 0o666)
+    for key in (home / "keys").rglob("*.pem"):  # a private key that others can read is refused before anything else
+        key.chmod(0o600)
+        if os.geteuid() == 0:
+            os.chown(key, 65534, -1)
     for parent in workspace.parents:
         if str(parent).startswith("/tmp/"):
             parent.chmod(parent.stat().st_mode | 0o055)
