@@ -441,7 +441,8 @@ def test_results_equal_those_of_an_ordinary_kernel_bit_for_bit(start, monkeypatc
     manager, client = start(env=environment)
     _, ordinary = start("python3", env=environment)
     assert told(client, SECRETS_OF_A_PARENT) == "False [] []", "an import has left random state, a thread or CUDA behind that forks would share"
-    assert told(client, WORK, 60) == told(ordinary, WORK, 60)
+    result = lambda kernel: told(kernel, WORK, 60).splitlines()[-1]  # what libraries log while they load comes before it, and only where they are loaded
+    assert result(client) == result(ordinary)
     parent = parent_of(manager)
     assert {Path(f"/proc/{parent.pid}/task/{task.id}/comm").read_text().strip() for task in parent.threads()} <= {"llmops-warm", "jemalloc_bg_thd"}
     assert len(parent.threads()) <= 2, "what is not the parent's own thread can look after itself in a fork"
