@@ -1,10 +1,13 @@
 "The whole lifecycle: once through the command line, again in another place, continued, signed, served, and by hand."
 import base64
+import configparser
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -69,12 +72,23 @@ def test_nothing_changed_nothing_runs(demo: Path):
     assert "would not run" in llmops(demo, "why", "finetune", home=home_of(demo)).stdout
 
 
+def optional_modules() -> set[str]:
+    "What the extras of settings.ini would install, by the names that are imported, without what comes anyway."
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    names = lambda *keys: {re.match(r"[\w.-]+", word)[0].lower() for key in keys for word in settings["DEFAULT"][key].split() if word[0].isalpha()}
+    extras = names(*(key for key in settings["DEFAULT"] if key.startswith("extra_") and key != "extra_dev"))
+    return {module for module, packages in packages_distributions().items() if {package.lower() for package in packages} <= extras - names("requirements")}
+
+
 @pytest.mark.slow
 def test_another_place_gives_the_same_bytes(copy: Path):
-    "The whole lifecycle, executed again in another folder, time zone and locale, by another user with another number of threads."
-    place = copy.parent / "another place, with a longer path"
+    "The whole lifecycle, executed again in another folder, time zone and locale, by another user with another number of threads, without any optional package."
+    place, absent = copy.parent / "another place, with a longer path", optional_modules()
+    assert {"model_signing", "torchao", "cyclonedx", "ray"} <= absent and not absent & {"torch", "transformers", "pandas"}
     place.mkdir()
-    done = llmops(copy, "replay", "main", "--threads", "1", "--json", home=home_of(copy), TZ="Asia/Tokyo", LC_ALL="C", HOME=str(place), USER="somebody", LOGNAME="somebody", OMP_NUM_THREADS="1", TMPDIR=str(place))
+    bare = {"PYTHONPATH": str(ROOT / "tests" / "bare"), "ABSENT_MODULES": " ".join(sorted(absent))}
+    done = llmops(copy, "replay", "main", "--threads", "1", "--json", home=home_of(copy), **bare, TZ="Asia/Tokyo", LC_ALL="C", HOME=str(place), USER="somebody", LOGNAME="somebody", OMP_NUM_THREADS="1", TMPDIR=str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
     assert said["verdict"] == "identical" and said["stages"] == STAGES and said["compared"]["artifacts"] == sum(map(len, artifacts_of(copy).values())), said
