@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LEFT_OUT', 'Choice', 'why_not', 'is_database', 'choose_files', 'store_inside', 'ledger_inside', 'Packing',
            'pack_books', 'pack', 'Snapshot', 'name_now', 'heads', 'write_head', 'read_head', 'take_snapshot',
-           'list_snapshots', 'backup_folder', 'loose_pieces', 'drop_snapshot', 'prune_snapshots', 'erase_pieces']
+           'list_snapshots', 'last_saved', 'backup_folder', 'loose_pieces', 'drop_snapshot', 'prune_snapshots',
+           'erase_pieces']
 
 # %% ../../nbs/70_operate/05_backup.ipynb #95e51df8
 import base64
@@ -178,14 +179,14 @@ def heads(archive: Archive) -> dict[str, str]:
     "Name → key of the head of each snapshot in a place, oldest first."
     return {key.rpartition("~")[2].removesuffix(".json"): key for key in archive.shelf.keys("snapshots") if re.fullmatch(r"snapshots/[^/~]+~[^/~]+\.json", key)}
 
-# %% ../../nbs/70_operate/05_backup.ipynb #4de53ba6
+# %% ../../nbs/70_operate/05_backup.ipynb #c0e9aeb1
 def write_head(archive: Archive, manifest: dict[str, Any], scratch: Path) -> None:
     "The last step of a snapshot, after which it exists."
     names, path = sorted({archive.name(entry["sha256"]) for entry in manifest["files"].values()}), write_json(scratch / "manifest", manifest)
     if archive.key:
         seal_file(path, scratch / "sealed", archive.key, f"manifest of {manifest['name']}")
     inner = base64.b64encode((scratch / "sealed").read_bytes()).decode() if archive.key else manifest
-    head = {"format": 2, "name": manifest["name"], "sealed": manifest["sealed"], "pieces": names, "manifest": inner}
+    head = {"format": 2, "name": manifest["name"], "created": manifest["created"], "sealed": manifest["sealed"], "pieces": names, "manifest": inner}
     archive.shelf.put(f"snapshots/{name_now()}~{manifest['name']}.json", write_atomic(scratch / "head", canonical_json(head | {"digest": digest_value(head)})))
 
 # %% ../../nbs/70_operate/05_backup.ipynb #8843688a
@@ -201,14 +202,14 @@ def read_head(archive: Archive, key: str) -> dict[str, Any]:
             raise IntegrityError(f"{key} at {archive.address} was changed: it is not the head of a snapshot any more. Use another snapshot.") from error
     return head
 
-# %% ../../nbs/70_operate/05_backup.ipynb #90a6aa55
+# %% ../../nbs/70_operate/05_backup.ipynb #76bfcde8
 def take_snapshot(workspace: Workspace, target: str | Path,  # a folder or fsspec address that holds the snapshots
                   name: str, key_file: str | Path = "", without: Iterable[str] = ()) -> Snapshot:  # key_file: '' = not sealed
     "A snapshot of that name. Raises BadInput when the name is taken or the place cannot be written, IntegrityError for a damaged database or blob."
     archive = Archive(str(target), read_key_file(key_file) if key_file else b"")
     if check_name(name, "snapshot name") in heads(archive):
         raise BadInput(f"There is a snapshot {name} at {target}; snapshots are never overwritten. Choose another name.")
-    created = datetime.now(UTC).isoformat()
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
     try:
         with tempfile.TemporaryDirectory(prefix="llmops-snapshot-") as folder:
             packing = Packing(archive, Path(folder))
@@ -226,6 +227,13 @@ def take_snapshot(workspace: Workspace, target: str | Path,  # a folder or fsspe
 def list_snapshots(target: str | Path) -> list[str]:
     "Names of the finished snapshots in a place, oldest first; half ones are not among them."
     return list(heads(Archive(str(target))))
+
+# %% ../../nbs/70_operate/05_backup.ipynb #c0eda354
+def last_saved(target: str | Path) -> str:
+    "The moment that the newest snapshot in a place shows, ISO 8601 in UTC; '' where there is none. Needs no key."
+    archive = Archive(str(target))
+    newest = next(reversed(heads(archive).values()), "")
+    return read_head(archive, newest).get("created", "") if newest else ""
 
 # %% ../../nbs/70_operate/05_backup.ipynb #9cd0c973
 def backup_folder(workspace: Workspace, given: str = "") -> str:  # given: a folder or an fsspec address, '' = the user's own folder

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['read_tables', 'FileComparison', 'compare_file', 'compare_workspaces', 'run_check', 'check_receipts', 'Drill',
-           'run_drill', 'parts_of', 'plot_drill']
+           'run_drill', 'work_at_risk', 'parts_of', 'plot_drill']
 
-# %% ../../nbs/70_operate/06_drill.ipynb #1bbfae63
+# %% ../../nbs/70_operate/06_drill.ipynb #3251b3d3
 import random
 import sqlite3
 from collections.abc import Callable
@@ -17,7 +17,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..ground import ledger as books
 from ..ground.core import IntegrityError, LlmopsError, canonical_json, digest_bytes, digest_file
+from ..ground.ledger import Ledger
 from ..ground.settings import Workspace
 from .archive import erased_note
 from .backup import Snapshot, is_database
@@ -92,7 +94,7 @@ def check_receipts(workspace: Workspace, verify: Callable[[Path], Any], sample: 
             problems.append(f"{path.relative_to(workspace.root)}: {error}")
     return problems if paths else ["there is no receipt"]
 
-# %% ../../nbs/70_operate/06_drill.ipynb #7550dbba
+# %% ../../nbs/70_operate/06_drill.ipynb #2f658ee4
 @dataclass(frozen=True)
 class Drill:
     "What a drill measured."
@@ -102,7 +104,6 @@ class Drill:
     checks: list[dict]
     restore_seconds: float
     recovery_seconds: float  # RTO: until every check had spoken
-    recovery_point_seconds: float  # RPO: age of the snapshot when the drill began
     bytes: int
 
     @property
@@ -118,18 +119,25 @@ class Drill:
     def row(self) -> dict:
         "The content of drill.json."
         return {"passed": self.passed, "files": self.count(), "not_identical": [asdict(row) for row in self.files if row.state != "identical"], "checks": self.checks, "restore_seconds": self.restore_seconds,
-                "recovery_seconds": self.recovery_seconds, "recovery_point_seconds": self.recovery_point_seconds, "bytes": self.bytes}
+                "recovery_seconds": self.recovery_seconds, "bytes": self.bytes}
 
-# %% ../../nbs/70_operate/06_drill.ipynb #565d02c1
+# %% ../../nbs/70_operate/06_drill.ipynb #15dc28be
 def run_drill(snapshot: Snapshot, living: Workspace, target: str | Path, checks: dict[str, Callable[[Workspace], Any]]) -> Drill:  # checks: name → a function of the restored workspace that returns problems
     "Restore elsewhere, check, compare, and measure. Raises what restore_snapshot raises for a snapshot that is not whole."
-    age = (datetime.now(UTC) - datetime.fromisoformat(snapshot.manifest["created"])).total_seconds()
     start = perf_counter()
     restored = restore_snapshot(snapshot, target)
     seconds = perf_counter() - start
     said = [run_check(name, lambda check=check: check(restored)) for name, check in {**CHECKS, **checks}.items()]
     total = perf_counter() - start
-    return Drill(restored, compare_workspaces(restored, living, snapshot), said, seconds, total, age, snapshot.bytes)
+    return Drill(restored, compare_workspaces(restored, living, snapshot), said, seconds, total, snapshot.bytes)
+
+# %% ../../nbs/70_operate/06_drill.ipynb #17ef6f0d
+def work_at_risk(living: Workspace, saved: str) -> float:  # saved: the moment of the last snapshot, ISO 8601 in UTC, or '' for never
+    "Seconds since the first stage began that the last snapshot does not show as done; 0.0 where it shows them all. Drills do not count as work."
+    stages = books.stages.c
+    lost = books.sql.select(stages.started).where(stages.status == "done", stages.ended > saved, stages.stage != "recover").order_by(stages.started).limit(1)
+    began = Ledger(living.address("ledger")).rows(lost)
+    return (datetime.now(UTC) - datetime.fromisoformat(began[0]["started"])).total_seconds() if began else 0.0
 
 # %% ../../nbs/70_operate/06_drill.ipynb #e6da49ca
 def parts_of(snapshot: Snapshot) -> list[dict]:
