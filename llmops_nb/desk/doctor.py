@@ -55,9 +55,9 @@ def look_at_keys() -> list[Finding]:
     loose = [path.name for path in (home() / "keys").glob("*.pem") if stat.S_IMODE(path.stat().st_mode) & 0o077]
     return [Finding("broken", f"private keys that others can read: {', '.join(loose)}", f"chmod 600 {home() / 'keys'}/*.pem")] if loose else [Finding("ok", "private keys are readable by you alone")]
 
-# %% ../../nbs/90_desk/02_doctor.ipynb #caae9e65
+# %% ../../nbs/90_desk/02_doctor.ipynb #770e7585
 def look_at_workspace(workspace: Workspace) -> list[Finding]:
-    "Store, audit log and its witnesses, what W&B does not have yet, and the policies' review dates."
+    "Store, ledger, audit log and its witnesses, what W&B does not have yet, and the policies' review dates."
     from llmops_nb.govern.mirror import pending_news
     from llmops_nb.govern.release import open_office
     from llmops_nb.ground.audit import open_audit
@@ -65,14 +65,16 @@ def look_at_workspace(workspace: Workspace) -> list[Finding]:
     from llmops_nb.ground.store import Store
     from llmops_nb.ground.tracking import pending_stages
     from llmops_nb.ground.witness import witness_line
+    from llmops_nb.operate.restore import check_entered
 
     found = [Finding("broken", problem) for problem in Store(workspace.address("store")).verify()] or [Finding("ok", "every artifact in the store has the bytes of its digest")]
+    found += [Finding("broken", problem, "If nothing runs just now, the ledger is older than the work: llmops backup restore brings back one that is not.") for problem in check_entered(workspace)] or [Finding("ok", "every receipt is entered in the ledger")]
     verdict = (log := open_audit(workspace)).verify()
     found.append(Finding("ok" if verdict.ok else "broken", f"audit log: {verdict}".splitlines()[0], "" if verdict.ok else "llmops audit verify says where."))
     found.append(Finding("ok" if verdict.entries - verdict.witnessed < EVERY else "note", witness_line(workspace, log, verdict)))
     if workspace.section("tracking")["mode"] != "disabled":
         waiting = {"stage executions": len(pending_stages(Ledger(workspace.address("ledger")))), "releases": len(pending_news(open_office(workspace)))}
-        found += [Finding("note", f"{count} {what} are not in W&B yet", "llmops sync sends them.") for what, count in waiting.items() if count]
+        found += [Finding("note", f"not in W&B yet: {count} {what}", "llmops sync sends them.") for what, count in waiting.items() if count]
     return found + look_at_policy(workspace)
 
 # %% ../../nbs/90_desk/02_doctor.ipynb #2b429918
