@@ -3,7 +3,7 @@ import json
 import os
 import shutil
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from llmops_nb.govern.people import add_key, change_roles, enrol_person, revoke_
 from llmops_nb.govern.policy import ACTIONS, DEFAULT_POLICY, permits, read_roles
 from llmops_nb.govern.release import Office, open_office
 from llmops_nb.govern.roles import require_may
+from llmops_nb.ground import audit, entries
 from llmops_nb.ground import ledger as tables
 from llmops_nb.ground.core import NotAllowed, WaitingForSignoff, digest_value, read_json, read_lines, write_json
 from llmops_nb.ground.ledger import now
@@ -102,6 +103,27 @@ def test_an_agreement_is_used_up(house: House) -> None:
     with pytest.raises(WaitingForSignoff):
         change_roles(office, "carl", ["viewer"], keys["rita"])  # what root agreed to once is done; it is asked again
     assert office.audit.verify().ok
+
+
+def test_an_agreement_is_void_after_a_week(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    office, keys = house.office, {name: create_key(f"week-{name}", None, house.root / "keys") for name in ("root", "rita")}
+    enrol_person(office, "root", ["admin"], keys["root"].public_hex)
+    enrol_person(office, "rita", ["admin"], keys["rita"].public_hex, keys["root"])
+
+    def after(days: float) -> None:
+        moved = type("Later", (datetime,), {"now": classmethod(lambda cls, zone=None: datetime.now(zone) + timedelta(days=days))})
+        for module in (audit, entries):
+            monkeypatch.setattr(module, "datetime", moved)
+
+    with pytest.raises(WaitingForSignoff):
+        change_roles(office, "carl", ["viewer"], keys["root"])
+    after(8)
+    office.audit.append("person.roles", "rita", details={"person": "carl", "roles": ["viewer"]}, key=keys["rita"])  # past every function, on root's word of last week
+    with pytest.raises(WaitingForSignoff):
+        change_roles(office, "carl", ["viewer"], keys["rita"])
+    after(14.9)
+    change_roles(office, "carl", ["viewer"], keys["root"])
+    assert [problem.partition(": ")[2].partition(",")[0] for problem in office.audit.verify().problems] == ["person.roles by 'rita' alone"]
 
 
 # ---- one entry for each act

@@ -7,7 +7,7 @@ __all__ = ['open_key', 'own_key', 'add_person', 'add_person_key', 'rotate_person
            'people_text', 'newest_release', 'find_intent', 'preview_signature', 'sign', 'release_text', 'promote_text',
            'break_glass_text', 'roll_back_text']
 
-# %% ../../nbs/50_govern/09_commands.ipynb #e493d57a
+# %% ../../nbs/50_govern/09_commands.ipynb #ef186006
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from .release import Release, find_release, lacking, open_office
 from .signoff import Intent, describe_signoff, prepare_signoff, read_statement, sign_release
 from ..ground import ledger as tables
 from ..ground.core import BadInput
+from ..ground.ledger import now
 from ..ground.settings import Workspace, home
 from ..ground.signing import Key, create_key, key_id, load_key
 
@@ -90,7 +91,7 @@ def revoke_person_key(workspace: Workspace, digits: str, reason: str, by: Key | 
     revoke_key(office, found[0], reason, by)
     return f"Key {found[0][:12]}… is revoked. What it signed no longer counts; releases in production that need it will not verify."
 
-# %% ../../nbs/50_govern/09_commands.ipynb #b7bf33c6
+# %% ../../nbs/50_govern/09_commands.ipynb #d5d3194a
 def people_text(workspace: Workspace) -> str:
     "Everybody enrolled, with roles and keys, and what waits for a second administrator (`llmops person list`)."
     office = open_office(workspace)
@@ -98,7 +99,7 @@ def people_text(workspace: Workspace) -> str:
     keys = lambda p: ", ".join(key[:12] + (f" until {enrolled.ends[key]}" if key in enrolled.ends else "") for key in p.keys) or "no active key"
     lines = [f"{p.name:<20} {', '.join(p.roles) or 'has left':<28} {'DEMONSTRATION ' if p.demonstration else ''}{keys(p)}" for p in people]
     asked = {act["objects"]["act"]: act for act in (entry.act for entry in office.audit.entries("person.agree"))}
-    lines += [f"waits for a second administrator: {asked[act]['details']['to']} {asked[act]['details'].get('person', '')}, agreed: {', '.join(sorted(who))}" for act, who in enrolled.agreed.items()]
+    lines += [f"waits for a second administrator: {asked[act]['details']['to']} {asked[act]['details'].get('person', '')}, agreed: {', '.join(sorted(who))}" for act in enrolled.agreed if (who := enrolled.agreeing(act, now()))]
     admins = len(enrolled.admins())
     lines += [("", "Roles are not in force: nobody is administrator. Whoever holds this workspace acts for it.", "Single administrator: changes to people take one signature, not two.")[2 if admins == 1 else 1]] if admins < 2 and people else []
     return "\n".join(lines) or "Nobody is enrolled. Begin with: llmops person add NAME --roles ROLE"

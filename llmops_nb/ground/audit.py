@@ -6,7 +6,7 @@
 __all__ = ['SCHEMA', 'audit_transaction', 'prepare_log', 'AuditLog', 'export_log', 'verify_export', 'workspace_id',
            'start_messenger', 'open_audit', 'ask_administrators', 'declare_restore']
 
-# %% ../../nbs/00_ground/06_audit.ipynb #1d07aaa7
+# %% ../../nbs/00_ground/06_audit.ipynb #1bafe93d
 import os
 import sqlite3
 import subprocess
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -224,18 +225,19 @@ def open_audit(workspace: Workspace) -> AuditLog:
     name, tell = workspace_id(workspace), (lambda: start_messenger(workspace)) if workspace.section("audit")["command"] else None
     return AuditLog(workspace.private / "audit.sqlite", service_key(f"workspace-{name}", home() / "keys"), f"llmops-nb/{name}", home() / "witness" / f"{name}.txt", tell)
 
-# %% ../../nbs/00_ground/06_audit.ipynb #8c319c37
+# %% ../../nbs/00_ground/06_audit.ipynb #3f4225bf
 def ask_administrators(log: AuditLog, action: str, details: Mapping[str, Any], key: Key | None = None) -> tuple[str, str]:
     "Who does it and with whose agreement. Raises NotAllowed where an administrator is missing, WaitingForSignoff after noting the agreement of the first of two."
     enrolled, name = log.enrolled(), act_name(action, details)
     person = enrolled.keys[key.key_id][0] if key and enrolled.active(key.key_id) else ""
-    admins, agreed = enrolled.admins(), enrolled.agreed.get(name, set())
-    if action in OF_ADMINISTRATORS and person in admins and not (agreed - {person}) & admins and len(admins) > 1:
+    moment = datetime.now(UTC).isoformat(timespec="microseconds")
+    admins, agreed = enrolled.admins(), enrolled.agreeing(name, moment)
+    if action in OF_ADMINISTRATORS and person in admins and not agreed - {person} and len(admins) > 1:
         shown = {field: details[field] for field in ("person", "roles", "public_hex", "replaces", "expires", "reason") if details.get(field)}
         log.append("person.agree", person, {"act": name}, details={"to": action, **shown}, key=key)
         raise WaitingForSignoff(f"{person} agrees to {action}, on record. A second administrator ({' or '.join(sorted(admins - {person}))}) gives the same command; then it is done.")
     try:
-        check_administrators({"action": action, "outcome": "done", "details": details, "actor": person or "workspace", "seq": 0, "objects": {}}, person, enrolled)
+        check_administrators({"action": action, "outcome": "done", "details": details, "actor": person or "workspace", "seq": 0, "time": moment, "objects": {}}, person, enrolled)
     except IntegrityError as error:
         log.append(action, person or "workspace", outcome="refused", details={"reason": str(error)[:400]})
         raise NotAllowed(f"{error}. An administrator signs with their own key: add --admin NAME.") from error
