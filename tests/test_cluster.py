@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def nodes():
 
 def ours() -> list[psutil.Process]:
     "Ray's processes among the children of this one."
-    return [process for process in psutil.Process().children(recursive=True) if "ray" in process.name() or "gcs_server" in process.name()]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if "ray" in process.name() or "gcs_server" in process.name() else []
+    return found
 
 
 def on_ray(workspace: Path, nodes: Nodes, ledger: str = "", store: str = "", resources: str = "cpus=1 far=1") -> None:

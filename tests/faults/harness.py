@@ -72,6 +72,14 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def is_running(process: psutil.Process) -> bool:
+    "Whether a process lives: neither gone nor a zombie that nobody has asked for its end yet."
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kernels_of(workspace: Path) -> list[psutil.Process]:
     "The Jupyter kernels, forked or ordinary, that work in a workspace."
     found = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import draw, environment, times, told
+from harness import draw, environment, is_running, times, told
 
 from llmops_nb.prompts.variants import Material
 from llmops_nb.serve.keys import make_key, write_keys
@@ -65,7 +65,7 @@ class Traffic:
 
 def listening(front: psutil.Process) -> list[psutil.Process]:
     "The replicas that live."
-    return [child for child in front.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in front.children() if is_running(child)]
 
 
 def test_f13_a_replica_is_killed(tmp_path: Path, home: Path, record_property):
